@@ -1,0 +1,282 @@
+"""Settings: one kebab-case table, parsed once into frozen dataclasses.
+
+The same keys are read from ``[tool.flwr.app.config]``, from TOML files, from ``flwr run --run-config`` and from
+``flower-dfl run --set key=value``. Unknown keys, wrong types and impossible combinations are errors before anything
+starts. Keys are the dataclass fields below, joined by dots: ``train.batch-size``.
+"""
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from flower_dfl.errors import ConfigurationError
+from flower_dfl.validation import check_known, check_type
+
+__all__ = [
+    "ComponentConfig",
+    "DataConfig",
+    "EvalConfig",
+    "RunConfig",
+    "TrainConfig",
+    "config_keys",
+    "flatten",
+    "load_toml",
+    "parse",
+    "parse_assignment",
+]
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentConfig:
+    """A component by registered name or reference, and its parameters."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Which data, and how they are dealt out.
+
+    Attributes:
+        name: Data set, or a reference to a function that loads one.
+        root: Folder of the data set; empty is the user's cache folder.
+        partition: How training data are dealt to the nodes.
+        params: Parameters of the partition.
+        num_train: Use only the first so many training samples; 0 is all.
+        num_test: Use only the first so many test samples; 0 is all.
+    """
+
+    name: str = "fashion-mnist-mini"
+    root: str = ""
+    partition: str = "label-skew"
+    params: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"p": 0.8}))
+    num_train: int = 0
+    num_test: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Local training: stochastic gradient descent on the mean cross-entropy.
+
+    Attributes:
+        lr: Learning rate.
+        epochs: Local epochs a round.
+        batch_size: Mini-batch size.
+        momentum: Momentum, forgotten between rounds.
+        sampling: ``shuffle`` goes through the data once an epoch; ``class-balanced`` draws every class equally often,
+            with replacement and for the same number of steps.
+        device: ``auto`` (CUDA where the worker has it), or a torch device.
+    """
+
+    lr: float = 0.05
+    epochs: int = 1
+    batch_size: int = 32
+    momentum: float = 0.0
+    sampling: Literal["shuffle", "class-balanced"] = "shuffle"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """Evaluation on the held-out test data.
+
+    Attributes:
+        every: Evaluate every so many rounds, and after the last.
+    """
+
+    every: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything that decides the result of a run, and where it goes.
+
+    Attributes:
+        seed: Seed of every draw.
+        num_nodes: Number of nodes ``n``.
+        num_rounds: Number of rounds ``T``.
+        num_byzantine: Number of Byzantine nodes; they have the highest labels.
+        topology: Communication graph.
+        strategy: Peer aggregation rule of every honest node.
+        attack: What the Byzantine nodes do; ``none`` lets them follow the protocol.
+        model: Model.
+        data: Data.
+        train: Local training.
+        eval: Evaluation.
+        results_dir: Folder in which the run gets a folder of its own; empty is ``./runs`` of the caller.
+        transport: How models travel in the ``flower`` engine: Ray's object store, or Flower's messages.
+        budget_policy: What happens where a neighbourhood is too small for its Byzantine neighbours: stop with the
+            rule's error, or give the rule the largest budget it can carry (recorded).
+        node_timeout: Seconds that a node may take for one round.
+    """
+
+    seed: int = 0
+    num_nodes: int = 10
+    num_rounds: int = 15
+    num_byzantine: int = 6
+    topology: ComponentConfig = ComponentConfig("dominated")
+    strategy: ComponentConfig = ComponentConfig("dfl-dual")
+    attack: ComponentConfig = ComponentConfig("scaling")
+    model: ComponentConfig = ComponentConfig("fc")
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    results_dir: str = ""
+    transport: Literal["mailbox", "relay"] = "mailbox"
+    budget_policy: Literal["error", "largest"] = "largest"
+    node_timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        for key, value, least in (
+            ("num-nodes", self.num_nodes, 1),
+            ("num-rounds", self.num_rounds, 1),
+            ("num-byzantine", self.num_byzantine, 0),
+            ("data.num-train", self.data.num_train, 0),
+            ("data.num-test", self.data.num_test, 0),
+            ("train.epochs", self.train.epochs, 1),
+            ("train.batch-size", self.train.batch_size, 1),
+            ("eval.every", self.eval.every, 1),
+        ):
+            if value < least:
+                raise ConfigurationError(f"{key} must be at least {least}, got {value}")
+        if self.num_byzantine >= self.num_nodes:
+            raise ConfigurationError(
+                f"at least one node must be honest: num-byzantine = {self.num_byzantine}, num-nodes = {self.num_nodes}"
+            )
+        if not 0 < self.train.lr < float("inf"):
+            raise ConfigurationError(f"train.lr must be positive and finite, got {self.train.lr}")
+        if not 0 <= self.train.momentum < 1:
+            raise ConfigurationError(f"train.momentum must be in [0, 1), got {self.train.momentum}")
+        if not 0 < self.node_timeout < float("inf"):
+            raise ConfigurationError(f"node-timeout must be positive and finite, got {self.node_timeout}")
+
+    def is_due(self, round: int) -> bool:  # noqa: A002 - the term of the field
+        """Return whether the models are evaluated after this round."""
+        return round % self.eval.every == 0 or round == self.num_rounds
+
+
+def config_keys() -> list[str]:
+    """Return every key, in order."""
+    return list(flatten(RunConfig()))
+
+
+def flatten(config: RunConfig) -> dict[str, str | int | float]:
+    """Return the table of a configuration; parameters become inline TOML, as Flower's flat tables need it."""
+    return _flatten(config, "")
+
+
+def parse(table: Mapping[str, Any]) -> RunConfig:
+    """Parse a table, nested, dotted or mixed.
+
+    >>> parse({"train": {"lr": 0.1}, "strategy.params": "c2 = 2"}).strategy.params
+    {'c2': 2}
+    """
+    config = _parse(RunConfig(), _nest(table), "")
+    default = DataConfig()
+    if config.data.partition != default.partition and config.data.params == default.params:
+        # Flower's flat tables always carry the default parameters, which belong to the default partition.
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, params={}))
+    return config
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Parse ``key=value``; a value that is not TOML is taken as a string.
+
+    >>> parse_assignment("train.lr=0.1"), parse_assignment("model.name=cnn")
+    (('train.lr', 0.1), ('model.name', 'cnn'))
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigurationError(f"expected key=value, got {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _flatten(config: Any, prefix: str) -> dict[str, str | int | float]:  # noqa: ANN401 - any of the classes above
+    flat: dict[str, str | int | float] = {}
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        key = prefix + entry.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            flat |= _flatten(value, f"{key}.")
+        else:
+            flat[key] = ", ".join(f"{k} = {_inline(v)}" for k, v in value.items()) if entry.name == "params" else value
+    return flat
+
+
+def _inline(value: Any) -> str:  # noqa: ANN401 - any TOML value
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k} = {_inline(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_inline(v) for v in value) + "]"
+    if isinstance(value, float):
+        return repr(value)  # inf and nan are spelt as in TOML
+    return json.dumps(value)
+
+
+def _nest(table: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in table.items():
+        *path, last = key.split(".")
+        level = nested
+        for part in path:
+            level = level.setdefault(part, {})
+            if not isinstance(level, dict):
+                raise ConfigurationError(f"{key!r}: {part!r} is set both as a value and as a table")
+        value = _nest(value) if isinstance(value, Mapping) else value
+        if isinstance(value, dict) and isinstance(level.get(last), dict):
+            level[last] |= value
+        else:
+            level[last] = value
+    return nested
+
+
+def _parse(default: ConfigT, table: Mapping[str, Any], prefix: str) -> ConfigT:
+    hints = get_type_hints(type(default))
+    fields = {name.replace("_", "-"): name for name in hints}
+    changes: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in fields:
+            check_known("configuration key", prefix + key, config_keys())
+        name = fields[key]
+        current = getattr(default, name)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise ConfigurationError(f"{prefix + key} is a table, got {value!r}; set for example {prefix + key}.name")
+            changes[name] = _parse(current, value, f"{prefix}{key}.")
+        elif name == "params":
+            changes[name] = _parse_params(prefix + key, value)
+        else:
+            changes[name] = check_type(prefix + key, value, hints[name])
+    return dataclasses.replace(default, **changes)  # type: ignore[type-var]  # every caller passes a dataclass
+
+
+def _parse_params(key: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - text or table
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{key} must be a table or an inline table as text, got {value!r}")
+    try:
+        return tomllib.loads(f"params = {{{value}}}")["params"]  # type: ignore[no-any-return]  # a table by construction
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f'{key} must look like "a = 1, b = \'text\'", got {value!r}: {error}') from error

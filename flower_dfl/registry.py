@@ -1,0 +1,151 @@
+"""Components by name.
+
+``build("strategy", "dfl-dual", {"c2": 1.5})`` returns a strategy object, likewise for attacks. A topology, model, data
+set or partition is a function; building it binds the parameters and leaves the arguments that the engine supplies.
+
+A name with a colon is a reference, ``"my_pkg.rules:MyRule"``, so that components of a user's own need no registration.
+Parameters are written in kebab-case or snake_case. Unknown names and keys are errors that list the valid ones.
+"""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from flower_dfl.errors import ConfigurationError, UnknownComponentError
+from flower_dfl.protocols import Attack, PeerStrategy
+from flower_dfl.validation import check_known, check_type
+
+__all__ = ["COMPONENTS", "build", "describe", "names"]
+
+COMPONENTS: Mapping[str, Mapping[str, str]] = {
+    "strategy": {
+        "average": "flower_dfl.strategies.average:Average",
+        "dfl-dual": "flower_dfl.strategies.dfl_dual:DflDual",
+        "oracle": "flower_dfl.strategies.oracle:Oracle",
+    },
+    "attack": {
+        "label-flip": "flower_dfl.attacks.label_flip:LabelFlip",
+        "scaling": "flower_dfl.attacks.scaling:Scaling",
+    },
+    "topology": {
+        "complete": "flower_dfl.topologies.complete:complete",
+        "dominated": "flower_dfl.topologies.dominated:dominated",
+        "ring": "flower_dfl.topologies.ring:ring",
+        "star": "flower_dfl.topologies.star:star",
+    },
+    "model": {
+        "cnn": "flower_dfl.models.cnn:cnn",
+        "fc": "flower_dfl.models.fc:fc",
+        "lr": "flower_dfl.models.lr:lr",
+        "resnet18": "flower_dfl.models.resnet18:resnet18",
+    },
+    "data": {
+        "cifar10": "flower_dfl.data.vision:cifar10",
+        "fashion-mnist": "flower_dfl.data.vision:fashion_mnist",
+        "fashion-mnist-mini": "flower_dfl.data.embedded:fashion_mnist_mini",
+        "mnist": "flower_dfl.data.vision:mnist",
+    },
+    "partition": {
+        "dirichlet": "flower_dfl.data.partitions:dirichlet",
+        "iid": "flower_dfl.data.partitions:iid",
+        "label-skew": "flower_dfl.data.partitions:label_skew",
+        "pathological": "flower_dfl.data.partitions:pathological",
+    },
+}
+"""Where each component lives, by kind and name."""
+
+_SUPPLIED: Mapping[str, frozenset[str]] = {
+    "strategy": frozenset(),
+    "attack": frozenset(),
+    "topology": frozenset({"num_nodes", "num_byzantine", "seed"}),
+    "model": frozenset({"input_shape", "num_classes"}),
+    "data": frozenset({"root"}),
+    "partition": frozenset({"labels", "num_nodes", "seed"}),
+}
+"""Arguments that the engine passes; they are not parameters a user may set."""
+
+_PROTOCOLS: Mapping[str, type] = {"strategy": PeerStrategy, "attack": Attack}
+
+
+def names(kind: str) -> list[str]:
+    """Return the registered names of a kind, sorted."""
+    check_known("kind of component", kind, list(COMPONENTS), UnknownComponentError)
+    return sorted(COMPONENTS[kind])
+
+
+def describe(kind: str, name: str) -> str:
+    """Return the first line of a component's documentation."""
+    return (inspect.getdoc(_load(kind, name)) or "").partition("\n")[0]
+
+
+def build(kind: str, name: str, params: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401 - differs by kind
+    """Build a component.
+
+    Args:
+        kind: ``"strategy"``, ``"attack"``, ``"topology"``, ``"model"``, ``"data"`` or ``"partition"``.
+        name: A registered name, or a reference ``"package.module:attribute"``.
+        params: Its parameters.
+
+    Returns:
+        The strategy or attack object; for the other kinds a function of the arguments that the engine supplies.
+
+    Raises:
+        UnknownComponentError: There is no such name, or the reference cannot be imported.
+        ConfigurationError: A parameter is unknown, of the wrong type or out of range, or a strategy or attack given by
+            reference lacks a method.
+    """
+    factory = _load(kind, name)
+    arguments = _check_params(kind, name, factory, params or {})
+    if kind not in _PROTOCOLS:
+        return functools.partial(_call_with_supplied, factory, arguments)
+    component = factory(**arguments)
+    if not isinstance(component, _PROTOCOLS[kind]):
+        protocol = _PROTOCOLS[kind]
+        missing = [m for m in ("needs", "init", "digest", "aggregate", "knowledge", "trigger", "poison", "craft")
+                   if hasattr(protocol, m) and not hasattr(component, m)]
+        raise ConfigurationError(
+            f"{kind} {name!r} lacks {', '.join(missing) or 'a knowledge level'}; "
+            f"subclass flower_dfl.protocols.{protocol.__name__} to inherit the defaults"
+        )
+    return component
+
+
+def _call_with_supplied(factory: Callable[..., Any], arguments: Mapping[str, Any], **supplied: Any) -> Any:  # noqa: ANN401
+    """Call a function with the user's parameters and those supplied arguments that its signature accepts."""
+    parameters = inspect.signature(factory).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        accepted = {p.name for p in parameters}
+        supplied = {key: value for key, value in supplied.items() if key in accepted}
+    return factory(**supplied, **arguments)
+
+
+def _load(kind: str, name: str) -> Callable[..., Any]:
+    check_known("kind of component", kind, list(COMPONENTS), UnknownComponentError)
+    if ":" not in name:
+        check_known(kind, name, names(kind), UnknownComponentError)
+    module_name, _, attribute = COMPONENTS[kind].get(name, name).partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UnknownComponentError(f"{kind} {name!r} cannot be imported: {error}") from error
+    if not callable(factory):
+        raise UnknownComponentError(f"{kind} {name!r} must be a class or a function, got {type(factory).__name__}")
+    return factory  # type: ignore[no-any-return]  # getattr on a module
+
+
+def _check_params(
+    kind: str, name: str, factory: Callable[..., Any], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    parameters = inspect.signature(factory).parameters
+    accepted = [p for p in parameters if p not in _SUPPLIED[kind]]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return {key.replace("-", "_"): value for key, value in params.items()}
+    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    checked = {}
+    for key, value in params.items():
+        snake = key.replace("-", "_")
+        check_known(f"parameter of {kind} {name!r}", snake, accepted)
+        checked[snake] = check_type(f"{kind} {name!r}: {key}", value, hints.get(snake, object))
+    return checked

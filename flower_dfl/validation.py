@@ -1,0 +1,61 @@
+"""Checks of values against annotations, for settings that come from text."""
+
+import types
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal, Union, get_args, get_origin
+
+from flower_dfl.errors import ConfigurationError
+
+__all__ = ["check_known", "check_type"]
+
+
+def check_known(what: str, given: str, valid: list[str], error: type[ConfigurationError] = ConfigurationError) -> None:
+    """Raise, with the nearest and all valid names, unless ``given`` is valid."""
+    if given in valid:
+        return
+    near = get_close_matches(given, valid, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise error(f"unknown {what} {given!r}.{hint} Valid: {', '.join(sorted(valid)) or 'none'}")
+
+
+def check_type(name: str, value: Any, annotation: Any) -> Any:  # noqa: ANN401 - settings are of any type by nature
+    """Return ``value``, an int promoted where a float is wanted, or raise a :class:`ConfigurationError`.
+
+    Understands plain classes, ``Literal`` and unions of these; every other annotation accepts anything.
+
+    >>> check_type("lr", 1, float)
+    1.0
+    """
+    for option in _options(annotation):
+        if get_origin(option) is Literal:
+            if value in get_args(option):
+                return value
+        elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        elif option is int and isinstance(value, bool):
+            continue
+        elif not isinstance(option, type) or isinstance(value, option):
+            return value
+    raise ConfigurationError(f"{name} must be {_describe(annotation)}, got {value!r} ({type(value).__name__})")
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return tuple(part for option in get_args(annotation) for part in _options(option))
+    if origin is Literal:
+        return (annotation,)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return (Mapping,)
+    return (origin or annotation,)
+
+
+def _describe(annotation: Any) -> str:  # noqa: ANN401
+    names = []
+    for option in _options(annotation):
+        if get_origin(option) is Literal:
+            names += [repr(choice) for choice in get_args(option)]
+        else:
+            names.append(getattr(option, "__name__", str(option)))
+    return " or ".join(names)
