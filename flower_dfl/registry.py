@@ -10,6 +10,7 @@ Parameters are written in kebab-case or snake_case. Unknown names and keys are e
 import functools
 import importlib
 import inspect
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
@@ -142,10 +143,21 @@ def _check_params(
     accepted = [p for p in parameters if p not in _SUPPLIED[kind]]
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return {key.replace("-", "_"): value for key, value in params.items()}
-    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     checked = {}
     for key, value in params.items():
         snake = key.replace("-", "_")
         check_known(f"parameter of {kind} {name!r}", snake, accepted)
-        checked[snake] = check_type(f"{kind} {name!r}: {key}", value, hints.get(snake, object))
+        checked[snake] = check_type(f"{kind} {name!r}: {key}", value, _hint(factory, parameters[snake]))
     return checked
+
+
+def _hint(factory: Callable[..., Any], parameter: inspect.Parameter) -> Any:  # noqa: ANN401 - a type expression
+    """Return a parameter's annotation; ``object``, which accepts anything, where it has none or cannot be evaluated."""
+    if parameter.annotation is parameter.empty:
+        return object
+    holder = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    scope = getattr(factory.__init__ if inspect.isclass(factory) else factory, "__globals__", {})
+    try:
+        return get_type_hints(holder, globalns=scope)[parameter.name]
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        return object

@@ -1,0 +1,1 @@
+"""Engines run the same node steps, and give the same bytes."""

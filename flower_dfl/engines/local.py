@@ -1,0 +1,71 @@
+"""The ``local`` engine: one process, one thread, no Ray and no Flower messages."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from flower_dfl.config import RunConfig
+from flower_dfl.experiment import Experiment, experiment_for
+from flower_dfl.metrics import distances_to_mean
+from flower_dfl.node import Report, play, strike
+from flower_dfl.records import NodeFacts, RoundSummary, RunWriter
+from flower_dfl.transport.memory import MemoryTransport
+from flower_dfl.types import Knowledge
+
+__all__ = ["node_facts", "one_thread", "run_local"]
+
+
+def run_local(config: RunConfig, folder: Path, on_round: Callable[[RoundSummary], None] = lambda _: None) -> None:
+    """Run a configuration and write its folder.
+
+    Args:
+        config: What to run.
+        folder: An existing, empty folder.
+        on_round: Called after every round.
+    """
+    experiment = experiment_for(config)
+    network = experiment.network
+    transport = MemoryTransport()
+    with one_thread(), RunWriter(folder, config, network, "local") as writer:
+        writer.nodes(node_facts(experiment, node) for node in network.nodes)
+        for message in range(1, config.num_rounds + 2):
+            reports = _play_round(experiment, message, transport)
+            if reports:
+                distances = _distances(experiment, message, transport) if config.is_due(message - 1) else {}
+                on_round(writer.round(reports, distances))
+        final = ((node, transport.recall(node, config.num_rounds + 1).start) for node in network.nodes)
+        writer.checkpoint((node, start.vector, start.buffers) for node, start in final)
+
+
+def node_facts(experiment: Experiment, node: int) -> NodeFacts:
+    """Return a node's data facts."""
+    shard = experiment.shards[node]
+    return NodeFacts(node, len(shard), tuple(shard.labels.bincount(minlength=shard.num_classes).tolist()))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread inside the block: sums that are split over threads depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _play_round(experiment: Experiment, message: int, transport: MemoryTransport) -> list[Report]:
+    reports = [play(experiment, node, message, transport) for node in experiment.network.nodes]
+    attack = experiment.attack
+    if attack is not None and attack.knowledge is not Knowledge.LOCAL and message <= experiment.config.num_rounds:
+        for node in sorted(experiment.network.byzantine):
+            strike(experiment, node, message, transport)
+    return [report for report in reports if report is not None]
+
+
+def _distances(experiment: Experiment, message: int, transport: MemoryTransport) -> dict[int, float]:
+    honest = experiment.network.honest
+    rows = [transport.recall(node, message).start.vector for node in honest]
+    return dict(zip(honest, distances_to_mean(rows).tolist(), strict=True))

@@ -1,0 +1,109 @@
+"""What a peer sent becomes data, or nothing: no message can raise, and none that is malformed reaches a rule."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from flower_dfl.types import NodeId, Rejection, Update
+
+__all__ = ["Expectation", "screen"]
+
+_LARGEST_CLAIM = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a well-formed message of this round looks like.
+
+    Attributes:
+        senders: Neighbours in this round.
+        round: The round.
+        dimension: Number of trainable parameters ``d``.
+        buffer_size: Number of float-buffer values.
+        with_base: Whether the message must carry the sender's base.
+        device: Where the rule runs.
+    """
+
+    senders: frozenset[NodeId]
+    round: int
+    dimension: int
+    buffer_size: int = 0
+    with_base: bool = False
+    device: torch.device = torch.device("cpu")
+
+
+def screen(messages: Iterable[Update], expected: Expectation) -> tuple[tuple[Update, ...], tuple[Rejection, ...]]:
+    """Sort messages into well-formed ones and rejections, both by sender.
+
+    A message is dropped for an unknown sender, a wrong round, a tensor of the wrong type, dtype, shape or with values
+    that are not finite, a missing base, and claims that are not positive whole numbers. If a sender sent more than one
+    message, all of them are dropped: the order of arrival must not decide which one counts.
+
+    Order of arrival never matters. A base that the rule did not ask for is removed. A digest is kept: transports fill it
+    only where the engine itself computed it, and drop what a peer may have sent in its place.
+    """
+    accepted: list[Update] = []
+    rejected: list[Rejection] = []
+    known: list[Update] = []
+    for message in messages:
+        sender = message.sender
+        if isinstance(sender, int) and not isinstance(sender, bool) and sender in expected.senders:
+            known.append(message)
+        else:
+            rejected.append(Rejection(sender if type(sender) is int else -1, "unknown sender"))
+    counts = Counter(message.sender for message in known)
+    for message in known:
+        reason = "duplicate sender" if counts[message.sender] > 1 else _fault(message, expected)
+        if reason is not None:
+            rejected.append(Rejection(message.sender, reason))
+        else:
+            accepted.append(_placed(message, expected))
+    return (
+        tuple(sorted(accepted, key=lambda update: update.sender)),
+        tuple(sorted(rejected, key=lambda rejection: (rejection.sender, rejection.reason))),
+    )
+
+
+def _fault(message: Update, expected: Expectation) -> str | None:
+    if type(message.round) is not int or message.round != expected.round:
+        return "wrong round"
+    tensors: list[tuple[str, object, int]] = [
+        ("vector", message.vector, expected.dimension),
+        ("buffers", message.buffers, expected.buffer_size),
+    ]
+    if expected.with_base:
+        tensors.append(("base", message.base, expected.dimension))
+    for name, tensor, size in tensors:
+        reason = _tensor_fault(tensor, size)
+        if reason is not None:
+            return f"{name}: {reason}"
+    for name in ("num_examples", "epochs", "batch_size"):
+        claim = getattr(message, name)
+        if type(claim) is not int or not 0 < claim <= _LARGEST_CLAIM:
+            return f"{name}: not a positive whole number"
+    return None
+
+
+def _tensor_fault(tensor: object, size: int) -> str | None:
+    if not isinstance(tensor, Tensor):
+        return "not a tensor"
+    if tensor.dtype != torch.float32:
+        return "not float32"
+    if tensor.layout != torch.strided or tuple(tensor.shape) != (size,):
+        return "wrong shape"
+    if not bool(torch.isfinite(tensor).all()):
+        return "not finite"
+    return None
+
+
+def _placed(message: Update, expected: Expectation) -> Update:
+    return replace(
+        message,
+        vector=message.vector.to(expected.device),
+        base=message.base.to(expected.device) if expected.with_base and message.base is not None else None,
+        buffers=message.buffers.to(expected.device),
+        digest=None if message.digest is None else message.digest.to(expected.device),
+    )

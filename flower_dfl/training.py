@@ -1,0 +1,119 @@
+"""Local training and the learner: the only code that runs the user's module."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flower_dfl.config import TrainConfig
+from flower_dfl.types import LabelledData
+from flower_dfl.vectors import float_buffers, integer_buffers, load_buffers, load_parameters, parameter_vector
+
+__all__ = ["ModelState", "TorchLearner", "resolve_device", "train"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelState:
+    """A model's values.
+
+    Attributes:
+        vector: Trainable parameters ``(d,)``.
+        buffers: Float buffers, flat.
+        integer_buffers: The remaining buffers, which stay on their node.
+    """
+
+    vector: Tensor
+    buffers: Tensor
+    integer_buffers: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "ModelState":
+        """Copy the values out of a module."""
+        return cls(parameter_vector(module), float_buffers(module), integer_buffers(module))
+
+    def load(self, module: nn.Module) -> None:
+        """Copy the values into a module."""
+        load_parameters(module, self.vector)
+        load_buffers(module, self.buffers, self.integer_buffers)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a setting; ``auto`` is CUDA where this process sees one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def train(
+    module: nn.Module, state: ModelState, data: LabelledData, config: TrainConfig, generator: torch.Generator
+) -> ModelState:
+    """Run local epochs of mini-batch SGD from ``state`` and return the half-step.
+
+    Args:
+        module: Workspace for the forward and backward passes; its values are overwritten.
+        state: Start-of-round model.
+        data: The node's training data.
+        config: Learning rate, epochs, batch size, momentum and sampling.
+        generator: Draws the batches.
+    """
+    state.load(module)
+    module.train()
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum)
+    for _ in range(config.epochs):
+        for batch in _epoch(data.labels, config, generator):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(module(data.inputs[batch]), data.labels[batch])
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            optimizer.step()
+    optimizer.zero_grad()
+    return ModelState.of(module)
+
+
+def _epoch(labels: Tensor, config: TrainConfig, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Draw the index batches of one epoch; both kinds of sampling take the same number of steps."""
+    count = len(labels)
+    if config.sampling == "shuffle":
+        order = torch.randperm(count, generator=generator)
+    else:
+        on_cpu = labels.cpu()
+        weights = 1.0 / on_cpu.bincount().double()[on_cpu]
+        order = torch.multinomial(weights, count, replacement=True, generator=generator)
+    return order.to(labels.device).split(config.batch_size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TorchLearner:
+    """Loss, class scores and gradients of a module at any vector, in evaluation mode.
+
+    Attributes:
+        module: Workspace; its values are overwritten by every call.
+        input_shape: Shape of one input.
+        num_classes: Number of labels.
+    """
+
+    module: nn.Module
+    input_shape: tuple[int, ...]
+    num_classes: int
+
+    def loss(self, vector: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy, a scalar without gradient."""
+        return F.cross_entropy(self.logits(vector, inputs), labels)
+
+    @torch.no_grad()
+    def logits(self, vector: Tensor, inputs: Tensor) -> Tensor:
+        """Return the class scores ``(n, num_classes)``, without gradient."""
+        self._load(vector)
+        scores: Tensor = self.module(inputs)
+        return scores
+
+    def gradient(self, vector: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the gradient ``(d,)`` of the mean cross-entropy; differentiable in ``inputs`` if they ask for it."""
+        self._load(vector)
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        loss = F.cross_entropy(self.module(inputs), labels)
+        parts = torch.autograd.grad(loss, parameters, create_graph=inputs.requires_grad)
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    def _load(self, vector: Tensor) -> None:
+        load_parameters(self.module, vector)
+        self.module.eval()
