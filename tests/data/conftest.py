@@ -9,7 +9,6 @@ import pytest
 
 from flower_dfl.data.vision import IDX_FILES
 
-
 FULL_DATA_ROOT = os.environ.get("FLOWER_DFL_DATA", "")  # read before any test changes it
 
 

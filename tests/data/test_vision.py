@@ -11,11 +11,9 @@ from flower_dfl.errors import DataError
 pytestmark = pytest.mark.usefixtures("no_cache")
 
 
-@pytest.mark.parametrize(
-    ("load", "folder", "scale"), [(mnist, "MNIST", MNIST_SCALE), (fashion_mnist, "FashionMNIST", FASHION_MNIST_SCALE)]
-)
-def test_idx_files_are_read_and_standardised(load, folder, scale, tmp_path, idx_contents, write_files):
-    write_files(tmp_path / folder / "raw", idx_contents)
+@pytest.mark.parametrize(("load", "scale"), [(mnist, MNIST_SCALE), (fashion_mnist, FASHION_MNIST_SCALE)])
+def test_idx_files_are_read_and_standardised(load, scale, tmp_path, idx_contents, write_files):
+    write_files(tmp_path / ("MNIST" if load is mnist else "FashionMNIST") / "raw", idx_contents)
 
     train, test = load(str(tmp_path))
 
