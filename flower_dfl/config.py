@@ -115,7 +115,7 @@ class RunConfig:
         transport: How models travel in the ``flower`` engine: Ray's object store, or Flower's messages.
         budget_policy: What happens where a neighbourhood is too small for its Byzantine neighbours: stop with the
             rule's error, or give the rule the largest budget it can carry (recorded).
-        node_timeout: Seconds that a node may take for one round.
+        node_timeout: Seconds that one node may take for its part of a round, in the ``flower`` engine.
     """
 
     seed: int = 0

@@ -6,9 +6,10 @@ and evaluates. Attackers that need to see others (COLLUDING, OMNISCIENT) publish
 :func:`strike`, once everybody else has.
 """
 
+import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,7 +37,22 @@ from flower_dfl.types import (
 )
 from flower_dfl.vectors import load_buffers
 
-__all__ = ["Report", "aggregate", "attack_context", "play", "receive", "strike"]
+__all__ = ["NodeFacts", "Report", "aggregate", "attack_context", "node_facts", "play", "receive", "strike"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What is known of a node before the first round.
+
+    Attributes:
+        node: Who.
+        num_examples: Size of its training data.
+        label_counts: How many of them have each label.
+    """
+
+    node: NodeId
+    num_examples: int
+    label_counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,28 @@ class Report:
     bytes_received: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
 
+    def to_json(self) -> str:
+        """Return the report as text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """Undo :meth:`to_json`."""
+        values = json.loads(text)
+        values["weights"] = {int(node): weight for node, weight in values["weights"].items()}
+        values["scores"] = {
+            name: {int(node): score for node, score in scores.items()} for name, scores in values["scores"].items()
+        }
+        values["flags"] = tuple(values["flags"])
+        values["rejections"] = tuple(Rejection(**rejection) for rejection in values["rejections"])
+        return cls(**values)
+
+
+def node_facts(experiment: Experiment, node: NodeId) -> NodeFacts:
+    """Return a node's data facts."""
+    shard = experiment.shards[node]
+    return NodeFacts(node, len(shard), tuple(shard.labels.bincount(minlength=shard.num_classes).tolist()))
+
 
 def play(experiment: Experiment, node: NodeId, message: int, transport: Transport) -> Report | None:
     """Do what message ``message`` asks of a node; None for the first one, which has nothing to aggregate."""
@@ -92,7 +130,8 @@ def play(experiment: Experiment, node: NodeId, message: int, transport: Transpor
         if transport.shares_digests:
             half_step = _with_digest(experiment, half_step)
             memory = replace(memory, half_step=half_step)
-        transport.publish(node, message, dict.fromkeys(sorted(experiment.network.neighbours[node]), half_step))
+        letter = _as_letter(experiment, half_step)
+        transport.publish(node, message, dict.fromkeys(sorted(experiment.network.neighbours[node]), letter))
     elif experiment.attack is not None and experiment.attack.knowledge is Knowledge.LOCAL:
         view = AttackView(half_step, (half_step,), (experiment.shards[node],))
         _publish_attack(experiment, node, message, view, transport)
@@ -295,6 +334,7 @@ def _publish_attack(
             letter = replace(view.own, vector=vector)
             if transport.shares_digests and bool(torch.isfinite(vector).all()):
                 letter = _with_digest(experiment, letter)
+            letter = _as_letter(experiment, letter)
             distinct.append(letter)
         letters[receiver] = letter
     transport.publish(node, round, letters)
@@ -315,6 +355,11 @@ def _with_digest(experiment: Experiment, update: Update) -> Update:
         experiment.learner if Need.LEARNER in needs else None,
     )
     return replace(update, digest=experiment.strategy.digest(update, context))
+
+
+def _as_letter(experiment: Experiment, half_step: Update) -> Update:
+    """Return what travels: without the base, unless the rule asks for it."""
+    return half_step if Need.SENDER_BASE in experiment.strategy.needs else replace(half_step, base=None)
 
 
 def _size(update: Update) -> int:

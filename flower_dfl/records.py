@@ -26,25 +26,10 @@ from flower_dfl.config import RunConfig, flatten
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.metrics import consensus_distance
 from flower_dfl.network import Network
-from flower_dfl.node import Report
+from flower_dfl.node import NodeFacts, Report
 from flower_dfl.types import NodeId
 
-__all__ = ["NodeFacts", "RoundSummary", "RunWriter", "create_run_folder", "read_lines", "summarise_round"]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """What is known of a node before the first round.
-
-    Attributes:
-        node: Who.
-        num_examples: Size of its training data.
-        label_counts: How many of them have each label.
-    """
-
-    node: NodeId
-    num_examples: int
-    label_counts: tuple[int, ...]
+__all__ = ["RoundSummary", "RunWriter", "create_run_folder", "read_lines", "summarise_round"]
 
 
 @dataclass(frozen=True, slots=True)

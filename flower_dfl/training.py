@@ -1,5 +1,7 @@
 """Local training and the learner: the only code that runs the user's module."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,7 @@ from flower_dfl.config import TrainConfig
 from flower_dfl.types import LabelledData
 from flower_dfl.vectors import float_buffers, integer_buffers, load_buffers, load_parameters, parameter_vector
 
-__all__ = ["ModelState", "TorchLearner", "resolve_device", "train"]
+__all__ = ["ModelState", "TorchLearner", "one_thread", "resolve_device", "train"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +38,17 @@ class ModelState:
         """Copy the values into a module."""
         load_parameters(module, self.vector)
         load_buffers(module, self.buffers, self.integer_buffers)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread inside the block: sums that are split over threads depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def resolve_device(name: str) -> torch.device:

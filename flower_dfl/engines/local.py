@@ -1,20 +1,18 @@
 """The ``local`` engine: one process, one thread, no Ray and no Flower messages."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-
-import torch
 
 from flower_dfl.config import RunConfig
 from flower_dfl.experiment import Experiment, experiment_for
 from flower_dfl.metrics import distances_to_mean
-from flower_dfl.node import Report, play, strike
-from flower_dfl.records import NodeFacts, RoundSummary, RunWriter
+from flower_dfl.node import Report, node_facts, play, strike
+from flower_dfl.records import RoundSummary, RunWriter
+from flower_dfl.training import one_thread
 from flower_dfl.transport.memory import MemoryTransport
 from flower_dfl.types import Knowledge
 
-__all__ = ["node_facts", "one_thread", "run_local"]
+__all__ = ["run_local"]
 
 
 def run_local(config: RunConfig, folder: Path, on_round: Callable[[RoundSummary], None] = lambda _: None) -> None:
@@ -37,23 +35,6 @@ def run_local(config: RunConfig, folder: Path, on_round: Callable[[RoundSummary]
                 on_round(writer.round(reports, distances))
         final = ((node, transport.recall(node, config.num_rounds + 1).start) for node in network.nodes)
         writer.checkpoint((node, start.vector, start.buffers) for node, start in final)
-
-
-def node_facts(experiment: Experiment, node: int) -> NodeFacts:
-    """Return a node's data facts."""
-    shard = experiment.shards[node]
-    return NodeFacts(node, len(shard), tuple(shard.labels.bincount(minlength=shard.num_classes).tolist()))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread inside the block: sums that are split over threads depend on how many there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _play_round(experiment: Experiment, message: int, transport: MemoryTransport) -> list[Report]:

@@ -106,13 +106,15 @@ def test_a_failed_download_names_the_files_the_folder_and_the_way_out(load, fold
     assert f"`flower-dfl data prepare SOURCE --root {tmp_path}`" in message
 
 
-def test_a_download_leaves_the_socket_timeout_as_it_was(tmp_path):
-    before = socket.getdefaulttimeout()
+def test_a_download_is_bounded_and_leaves_the_socket_timeout_as_it_was(tmp_path, monkeypatch):
+    timeouts = [7.0]
+    monkeypatch.setattr(socket, "getdefaulttimeout", lambda: timeouts[-1])
+    monkeypatch.setattr(socket, "setdefaulttimeout", timeouts.append)
 
     with pytest.raises(DataError):
         mnist(str(tmp_path))
 
-    assert socket.getdefaulttimeout() == before
+    assert timeouts == [7.0, 30.0, 7.0]
 
 
 def test_a_damaged_idx_file_is_a_data_error(tmp_path, idx_contents, write_files):

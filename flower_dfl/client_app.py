@@ -1,0 +1,120 @@
+"""The Flower ClientApp: one node's steps, on whatever worker the engine chose."""
+
+import dataclasses
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from flower_dfl.code_version import code_version
+from flower_dfl.config import RunConfig, parse
+from flower_dfl.experiment import Experiment, experiment_for
+from flower_dfl.node import node_facts, play, strike
+from flower_dfl.training import one_thread
+from flower_dfl.transport.mailbox import MailboxTransport
+from flower_dfl.transport.relay import RelayTransport
+from flower_dfl.types import Need
+from flower_dfl.wire import FACTS, FAILURE, REPORT, STEP
+
+__all__ = ["app"]
+
+app = ClientApp()
+
+_logger = logging.getLogger(__name__)
+
+
+@app.query()
+def handshake(message: Message, context: Context) -> Message:
+    """Say which node this is and what data it has, unless another code version is running here."""
+    step = message.content.config_records[STEP]
+    if step["code-version"] != code_version():
+        return _failure(
+            message,
+            f"code versions differ: the server runs {step['code-version']}, node {_node(context)} runs "
+            f"{code_version()}; another copy of flower-dfl is first on the workers' path",
+        )
+    return _answer(message, context, lambda config: _facts(config, context))
+
+
+@app.train()
+def step(message: Message, context: Context) -> Message:
+    """Play one message, or strike as an attacker."""
+    return _answer(message, context, lambda config: _play(config, message, context))
+
+
+def _answer(
+    message: Message, context: Context, work: Callable[[RunConfig], dict[str, ConfigRecord]]
+) -> Message:
+    """Do the work and reply; an error is an answer too, so that the server can name node and cause."""
+    try:
+        config = parse(dict(context.run_config))
+        with _deadline(config.node_timeout, _node(context)), one_thread():
+            return Message(content=RecordDict(work(config)), reply_to=message)
+    except Exception as error:
+        _logger.exception("node %s failed", _node(context))
+        return _failure(message, f"{type(error).__name__}: {error}")
+
+
+def _facts(config: RunConfig, context: Context) -> dict[str, ConfigRecord]:
+    facts = node_facts(experiment_for(config), _node(context))
+    return {FACTS: ConfigRecord({"json": json.dumps(dataclasses.asdict(facts))})}
+
+
+def _play(config: RunConfig, message: Message, context: Context) -> dict[str, ConfigRecord]:
+    experiment, node = experiment_for(config), _node(context)
+    order = message.content.config_records[STEP]
+    number = int(order["message"])  # type: ignore[arg-type]  # written as an int by the server
+    reply: dict[str, ConfigRecord] = {}
+    if config.transport == "mailbox":
+        transport = MailboxTransport(str(order["mailbox"]), config.node_timeout)
+    else:
+        wanted = order["wanted"]
+        transport = RelayTransport(message.content, context.state, _largest_letter(experiment), wanted)
+        reply = transport.outgoing
+    if order["kind"] == "strike":
+        strike(experiment, node, number, transport)
+    else:
+        report = play(experiment, node, number, transport)
+        if report is not None:
+            reply[REPORT] = ConfigRecord({"json": report.to_json()})
+    return reply
+
+
+def _largest_letter(experiment: Experiment) -> int:
+    """Return the bytes of the tensors of a well-formed letter."""
+    initial = experiment.initial
+    vectors = 2 if Need.SENDER_BASE in experiment.strategy.needs else 1
+    return 4 * (vectors * initial.vector.numel() + initial.buffers.numel())
+
+
+def _node(context: Context) -> int:
+    return int(context.node_config["partition-id"])
+
+
+def _failure(message: Message, error: str) -> Message:
+    return Message(content=RecordDict({FAILURE: ConfigRecord({"error": error})}), reply_to=message)
+
+
+@contextmanager
+def _deadline(seconds: float, node: int) -> Iterator[None]:
+    """End this worker process if the block takes too long: a hung computation cannot be interrupted otherwise.
+
+    The engine then reports the worker's death to the server, which names the node.
+    """
+
+    def end() -> None:
+        _logger.critical("node %s took longer than node-timeout = %s s; ending its worker", node, seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
