@@ -35,7 +35,8 @@ def handshake(message: Message, context: Context) -> Message:
     if step["code-version"] != code_version():
         return _failure(
             message,
-            f"code versions differ: the server runs {step['code-version']}, node {_node(context)} runs "
+            context,
+            f"code versions differ: the server runs {step['code-version']}, the worker runs "
             f"{code_version()}; another copy of flower-dfl is first on the workers' path",
         )
     return _answer(message, context, lambda config: _facts(config, context))
@@ -57,7 +58,7 @@ def _answer(
             return Message(content=RecordDict(work(config)), reply_to=message)
     except Exception as error:
         _logger.exception("node %s failed", _node(context))
-        return _failure(message, f"{type(error).__name__}: {error}")
+        return _failure(message, context, f"{type(error).__name__}: {error}")
 
 
 def _facts(config: RunConfig, context: Context) -> dict[str, ConfigRecord]:
@@ -96,8 +97,9 @@ def _node(context: Context) -> int:
     return int(context.node_config["partition-id"])
 
 
-def _failure(message: Message, error: str) -> Message:
-    return Message(content=RecordDict({FAILURE: ConfigRecord({"error": error})}), reply_to=message)
+def _failure(message: Message, context: Context, error: str) -> Message:
+    record = ConfigRecord({"node": _node(context), "error": error})
+    return Message(content=RecordDict({FAILURE: record}), reply_to=message)
 
 
 @contextmanager

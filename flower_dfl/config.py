@@ -26,6 +26,7 @@ __all__ = [
     "config_keys",
     "flatten",
     "load_toml",
+    "nest",
     "parse",
     "parse_assignment",
 ]
@@ -179,7 +180,7 @@ def parse(table: Mapping[str, Any]) -> RunConfig:
     >>> parse({"train": {"lr": 0.1}, "strategy.params": "c2 = 2"}).strategy.params
     {'c2': 2}
     """
-    config = _parse(RunConfig(), _nest(table), "")
+    config = _parse(RunConfig(), nest(table), "")
     default = DataConfig()
     if config.data.partition != default.partition and config.data.params == default.params:
         # Flower's flat tables always carry the default parameters, which belong to the default partition.
@@ -234,7 +235,12 @@ def _inline(value: Any) -> str:  # noqa: ANN401 - any TOML value
     return json.dumps(value)
 
 
-def _nest(table: Mapping[str, Any]) -> dict[str, Any]:
+def nest(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into nested tables.
+
+    >>> nest({"train.lr": 0.1, "train.epochs": 2})
+    {'train': {'lr': 0.1, 'epochs': 2}}
+    """
     nested: dict[str, Any] = {}
     for key, value in table.items():
         *path, last = key.split(".")
@@ -243,7 +249,7 @@ def _nest(table: Mapping[str, Any]) -> dict[str, Any]:
             level = level.setdefault(part, {})
             if not isinstance(level, dict):
                 raise ConfigurationError(f"{key!r}: {part!r} is set both as a value and as a table")
-        value = _nest(value) if isinstance(value, Mapping) else value
+        value = nest(value) if isinstance(value, Mapping) else value
         if isinstance(value, dict) and isinstance(level.get(last), dict):
             level[last] |= value
         else:

@@ -37,7 +37,7 @@ from flower_dfl.types import (
 )
 from flower_dfl.vectors import load_buffers
 
-__all__ = ["NodeFacts", "Report", "aggregate", "attack_context", "node_facts", "play", "receive", "strike"]
+__all__ = ["NodeFacts", "Report", "aggregate", "attack_context", "node_facts", "play", "receive", "step_name", "strike"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,15 @@ def play(experiment: Experiment, node: NodeId, message: int, transport: Transpor
         _publish_attack(experiment, node, message, view, transport)
     transport.remember(node, message, memory)
     return report
+
+
+def step_name(message: int, num_rounds: int) -> str:
+    """Return in words when the step of a message happens: it closes one round and opens the next."""
+    if message == 1:
+        return "in round 1"
+    if message > num_rounds:
+        return f"at the end of round {num_rounds}"
+    return f"between the exchanges of rounds {message - 1} and {message}"
 
 
 def strike(experiment: Experiment, node: NodeId, round: int, transport: Transport) -> None:  # noqa: A002

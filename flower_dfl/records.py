@@ -22,14 +22,14 @@ import tomli_w
 from torch import Tensor
 
 from flower_dfl.code_version import code_version
-from flower_dfl.config import RunConfig, flatten
+from flower_dfl.config import RunConfig, flatten, nest
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.metrics import consensus_distance
 from flower_dfl.network import Network
 from flower_dfl.node import NodeFacts, Report
 from flower_dfl.types import NodeId
 
-__all__ = ["RoundSummary", "RunWriter", "create_run_folder", "read_lines", "summarise_round"]
+__all__ = ["RoundSummary", "RunWriter", "create_run_folder", "end_unfinished", "read_lines", "summarise_round"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,21 @@ def summarise_round(lines: Iterable[Mapping[str, Any]]) -> RoundSummary:
     )
 
 
+def end_unfinished(folder: Path, status: str, error: str) -> None:
+    """Record how a run ended whose writer could not, because its process was ended from outside."""
+    path = folder / "summary.json"
+    if not path.exists():
+        return
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if summary["status"] == "running":
+        _write_json(path, summary | {"status": status, "error": error})
+
+
 class RunWriter:
-    """Writes one run folder; as a context manager it also records how the run ended."""
+    """Writes one run folder; as a context manager it also records how the run ended.
+
+    ``summary.json`` is there from the start, with status ``running``, and is renewed after every round.
+    """
 
     def __init__(self, folder: Path, config: RunConfig, network: Network, engine: str) -> None:
         self.folder = folder
@@ -113,7 +126,8 @@ class RunWriter:
         self._completed = 0
         self._bytes = 0
         self._edges = {"byzantine": [0, 0], "honest": [0, 0]}  # kept, all
-        (folder / "config.toml").write_text(tomli_w.dumps(flatten(config)), encoding="utf-8")
+        self._summarise("running", None)
+        (folder / "config.toml").write_text(tomli_w.dumps(nest(flatten(config))), encoding="utf-8")
         _write_json(folder / "environment.json", _environment(engine))
         self._rounds: IO[str] = (folder / "rounds.jsonl").open("a", encoding="utf-8")
         self._edge_lines: IO[str] = (folder / "edges.jsonl").open("a", encoding="utf-8")
@@ -160,6 +174,7 @@ class RunWriter:
         self._bytes += sum(line["bytes_received"] for line in lines)
         if summary.accuracy_mean is not None:
             self._last = summary
+        self._summarise("running", None)
         return summary
 
     def checkpoint(self, models: Iterable[tuple[NodeId, Tensor, Tensor]]) -> None:

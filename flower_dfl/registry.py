@@ -4,7 +4,8 @@
 set or partition is a function; building it binds the parameters and leaves the arguments that the engine supplies.
 
 A name with a colon is a reference, ``"my_pkg.rules:MyRule"``, so that components of a user's own need no registration.
-Parameters are written in kebab-case or snake_case. Unknown names and keys are errors that list the valid ones.
+Parameters are written in kebab-case or snake_case. Unknown names and keys are errors that list the valid ones. A
+parameter that is itself a strategy is a name, or a table ``{name = "krum", params = {m = 3}}``.
 """
 
 import functools
@@ -12,7 +13,7 @@ import importlib
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from flower_dfl.errors import ConfigurationError, UnknownComponentError
 from flower_dfl.protocols import Attack, PeerStrategy
@@ -23,8 +24,23 @@ __all__ = ["COMPONENTS", "build", "describe", "names"]
 COMPONENTS: Mapping[str, Mapping[str, str]] = {
     "strategy": {
         "average": "flower_dfl.strategies.average:Average",
+        "balance": "flower_dfl.strategies.balance:Balance",
+        "bristle": "flower_dfl.strategies.bristle:Bristle",
+        "bucketing": "flower_dfl.strategies.bucketing:Bucketing",
+        "clip-first": "flower_dfl.strategies.clip_first:ClipFirst",
+        "cs-plus": "flower_dfl.strategies.cs_plus:CsPlus",
+        "dfl-detector": "flower_dfl.strategies.dfl_detector:DflDetector",
         "dfl-dual": "flower_dfl.strategies.dfl_dual:DflDual",
+        "dfl-trust": "flower_dfl.strategies.dfl_trust:DflTrust",
+        "gts": "flower_dfl.strategies.gts:Gts",
+        "local-only": "flower_dfl.strategies.local_only:LocalOnly",
+        "loss-weighted": "flower_dfl.strategies.loss_weighted:LossWeighted",
+        "nna": "flower_dfl.strategies.nna:NearestNeighbourAveraging",
+        "nnm": "flower_dfl.strategies.nnm:NearestNeighbourMixing",
         "oracle": "flower_dfl.strategies.oracle:Oracle",
+        "self-centered-clipping": "flower_dfl.strategies.self_centered_clipping:SelfCenteredClipping",
+        "sketchguard": "flower_dfl.strategies.sketchguard:Sketchguard",
+        "ubar": "flower_dfl.strategies.ubar:Ubar",
     },
     "attack": {
         "label-flip": "flower_dfl.attacks.label_flip:LabelFlip",
@@ -147,8 +163,27 @@ def _check_params(
     for key, value in params.items():
         snake = key.replace("-", "_")
         check_known(f"parameter of {kind} {name!r}", snake, accepted)
-        checked[snake] = check_type(f"{kind} {name!r}: {key}", value, _hint(factory, parameters[snake]))
+        checked[snake] = _check_value(f"{kind} {name!r}: {key}", value, _hint(factory, parameters[snake]))
     return checked
+
+
+def _check_value(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401 - settings are of any type by nature
+    """Check a parameter's type; build it first where it is a strategy that is given by name or table."""
+    if (get_origin(hint) or hint) is PeerStrategy:
+        if isinstance(value, str):
+            return build("strategy", value)
+        if isinstance(value, Mapping):
+            return _build_nested(name, value)
+    return check_type(name, value, hint)
+
+
+def _build_nested(name: str, table: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a strategy
+    for key in table:
+        check_known(f"key of {name}", key, ["name", "params"])
+    params = table.get("params", {})
+    if not isinstance(table.get("name"), str) or not isinstance(params, Mapping):
+        raise ConfigurationError(f'{name} must look like {{name = "krum", params = {{}}}}, got {dict(table)!r}')
+    return build("strategy", table["name"], params)
 
 
 def _hint(factory: Callable[..., Any], parameter: inspect.Parameter) -> Any:  # noqa: ANN401 - a type expression

@@ -17,7 +17,7 @@ from flower_dfl.config import RunConfig, parse
 from flower_dfl.errors import ConfigurationError, NodeFailedError, TransportError
 from flower_dfl.experiment import build_rules
 from flower_dfl.network import Network, build_network
-from flower_dfl.node import NodeFacts, Report
+from flower_dfl.node import NodeFacts, Report, step_name
 from flower_dfl.protocols import Attack
 from flower_dfl.records import RunWriter, create_run_folder
 from flower_dfl.transport.mailbox import Mailbox, is_ray_running
@@ -143,7 +143,7 @@ class _Run:
             elif relay is not None:
                 honest = self.network.honest if self.attack and self.attack.knowledge is Knowledge.OMNISCIENT else ()
                 contents[node].update(relay.half_steps_of([*sorted(self.network.byzantine), *honest]))
-        return self._ask(contents, MessageType.TRAIN, f"round {min(message, self.config.num_rounds)}")
+        return self._ask(contents, MessageType.TRAIN, step_name(message, self.config.num_rounds))
 
     def _ask(self, contents: Mapping[NodeId, RecordDict], kind: str, when: str) -> dict[NodeId, RecordDict]:
         """Send one message to each node and return the replies; an error names the node and the cause."""
@@ -152,21 +152,30 @@ class _Run:
         replies = _send_and_receive(self.grid, messages, self.config.node_timeout + _GRACE)
         answered = {by_address[reply.metadata.src_node_id]: reply for reply in replies}
         for node, reply in sorted(answered.items()):
-            if cause := _failure_of(reply):
-                raise NodeFailedError(f"node {node} failed in {when}: {cause}")
+            if reply.has_error():
+                raise NodeFailedError(f"node {node} failed {when}: {self._cause(reply)}")
+            if failure := reply.content.config_records.get(FAILURE):
+                raise NodeFailedError(f"node {failure['node']} failed {when}: {failure['error']}")
         missing = [node for node in contents if node not in answered]
         if missing:
             raise NodeFailedError(
-                f"no answer in {when} from nodes {missing} within node-timeout = {self.config.node_timeout:.0f} s"
+                f"no answer {when} from nodes {missing} within node-timeout = {self.config.node_timeout:.0f} s"
             )
         return {node: reply.content for node, reply in answered.items()}
+
+    def _cause(self, reply: Message) -> str:
+        reason = str(reply.error.reason)
+        if "ActorDiedError" in reason or "ActorUnavailableError" in reason:
+            limit = self.config.node_timeout
+            return f"its worker process died: ended after node-timeout = {limit:.0f} s, out of memory, or killed"
+        return f"the engine reports {reason}"
 
     def _shake_hands(self) -> None:
         """Learn which SuperNode is which node, compare code versions, and collect data facts."""
         addresses = _wait_for_nodes(self.grid, self.config.num_nodes)
         self._addresses = dict(enumerate(addresses))  # provisional: addresses are in no order
         hello = RecordDict({STEP: ConfigRecord({"code-version": code_version()})})
-        replies = self._ask(dict.fromkeys(self._addresses, hello), MessageType.QUERY, "the handshake")
+        replies = self._ask(dict.fromkeys(self._addresses, hello), MessageType.QUERY, "in the handshake")
         facts = {node: NodeFacts(**json.loads(_text(reply, FACTS))) for node, reply in replies.items()}
         self._addresses = {fact.node: addresses[place] for place, fact in facts.items()}
         if sorted(self._addresses) != list(self.network.nodes):
@@ -217,13 +226,6 @@ def _send_and_receive(grid: Grid, messages: list[Message], patience: float) -> l
         else:
             time.sleep(0.02)
     return replies
-
-
-def _failure_of(reply: Message) -> str | None:
-    if reply.has_error():
-        return f"the engine reports {reply.error.reason}"
-    record = reply.content.config_records.get(FAILURE)
-    return None if record is None else str(record["error"])
 
 
 def _text(content: RecordDict, name: str) -> str:

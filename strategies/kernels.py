@@ -3,42 +3,121 @@
 Rows stay where they are: no function copies the whole stack. Columns are taken in blocks that fit the cache, differences
 are formed in float64 and relative to the receiver's own row, so that models which agree to five digits are still told
 apart (Gram matrices in float32 cancel there) and one absurdly far row spoils only its own distances.
+
+Whatever depends on distances alone needs the rows twice: once for their inner products, once for a weighted mean. Every
+step between is arithmetic on ``(n, n)`` numbers. No result depends on the number of threads.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["cosines", "distances_to_mean", "pairwise_distances", "weighted_mean"]
+__all__ = [
+    "best",
+    "coordinate_median",
+    "cosines",
+    "distances_to_mean",
+    "distances_to_point",
+    "geometric_median",
+    "geometric_median_weights",
+    "gram",
+    "krum_scores",
+    "mean_around_median",
+    "pairwise_distances",
+    "repeated_krum",
+    "trimmed_mean",
+    "weighted_mean",
+]
 
-_BLOCK = 16_384
-"""Columns a block: ten rows in float64 take 1.3 MB."""
+_PANEL = 1024
+"""Columns of one matrix product. A product this short is never split over threads, so its bits are always the same."""
+
+_BUFFER = 8 << 20
+"""Bytes of rows in float64 at a time."""
+
+_BLOCK = 32_768
+"""Columns of an elementwise step on a CPU: a row takes 128 KiB, and torch starts no thread for so few."""
+
+_ACCELERATOR_BLOCK = 1 << 20
+"""The same elsewhere, where starting a kernel costs more than the cache saves."""
+
+_LARGEST_NETWORK = 96
+"""Rows above which sorting beats a sorting network."""
+
+Comparator: TypeAlias = tuple[int, int, bool, bool]
+"""Two lines, and whether their minimum (for the first) and their maximum (for the second) are used further on."""
 
 
-def _blocks(rows: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """Yield column slices and the rows' values there in float64 ``(n, block)``."""
-    for start in range(0, rows[0].numel(), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        yield part, torch.stack([row[part] for row in rows]).double()
+def _panels(rows: Sequence[Tensor], origin: Tensor | None) -> Iterator[Tensor]:
+    """Yield ``row - origin`` in float64 as ``(n, panels, 1024)``, padded with zeros; the buffer is reused."""
+    n, d = len(rows), rows[0].numel()
+    panels = min(max(_BUFFER // (8 * _PANEL * n), 1), -(-d // _PANEL))
+    buffer = rows[0].new_empty(n, panels * _PANEL, dtype=torch.float64)
+    for start in range(0, d, panels * _PANEL):
+        part = slice(start, start + panels * _PANEL)
+        width = rows[0][part].numel()
+        for line, row in zip(buffer, rows, strict=True):
+            line[:width].copy_(row[part])
+        if origin is not None:
+            buffer[:, :width] -= origin[part].double()
+        buffer[:, width:] = 0
+        yield buffer.view(n, panels, _PANEL)
+
+
+def _parts(like: Tensor) -> Iterator[slice]:
+    """Yield the column slices of elementwise steps."""
+    step = _BLOCK if like.device.type == "cpu" else _ACCELERATOR_BLOCK
+    for start in range(0, like.numel(), step):
+        yield slice(start, min(start + step, like.numel()))
+
+
+def gram(rows: Sequence[Tensor], origin: Tensor | None = None) -> Tensor:
+    """Return the inner products of all rows relative to ``origin``, float64 ``(n, n)``.
+
+    Args:
+        rows: ``n`` vectors ``(d,)``. A row that is not finite spoils its own entries only.
+        origin: Where the vectors start ``(d,)``: the receiver's own row, unless told otherwise; None is zero.
+    """
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
+    for panels in _panels(rows, origin):
+        batch = panels.transpose(0, 1)  # (panels, n, 1024)
+        total += torch.bmm(batch, batch.transpose(1, 2)).sum(dim=0)
+    return (total + total.T) / 2
 
 
 def pairwise_distances(rows: Sequence[Tensor], own: int) -> Tensor:
     """Return the Euclidean distances between all rows, float64 ``(n, n)``, symmetric with a zero diagonal.
 
     Args:
-        rows: ``n`` finite vectors ``(d,)``.
+        rows: ``n`` vectors ``(d,)``. A row that is not finite is infinitely far from all others.
         own: Index of the row that the others are centred on.
     """
-    n = len(rows)
-    gram = torch.zeros(n, n, dtype=torch.float64, device=rows[0].device)
-    for _, block in _blocks(rows):
-        centred = block - block[own]  # (n, block)
-        gram += centred @ centred.T
-    squared_norms = gram.diagonal()
-    squared = squared_norms[:, None] + squared_norms[None, :] - 2 * gram
-    distances = ((squared + squared.T) / 2).clamp_(min=0).sqrt_()
-    return distances.fill_diagonal_(0)
+    products = gram(rows, rows[own])
+    squared_norms = products.diagonal()
+    squared = squared_norms[:, None] + squared_norms[None, :] - 2 * products
+    return squared.nan_to_num(nan=torch.inf, posinf=torch.inf).clamp_(min=0).sqrt_().fill_diagonal_(0)
+
+
+def distances_to_point(products: Tensor, weights: Tensor) -> Tensor:
+    r"""Return the distance of each row from :math:`\sum_k w_k x_k / \sum_k w_k`, float64 ``(n,)``, without the rows.
+
+    .. math:: \|x_j - z\|^2 = G_{jj} - 2 (G w)_j + w^\top G w
+
+    Args:
+        products: :func:`gram` of the rows ``(n, n)``, relative to any origin near them.
+        weights: ``(n,)``; rows that are not finite are infinitely far and left out of the point.
+    """
+    norms = products.diagonal()
+    finite = norms.isfinite()
+    share = torch.where(finite, weights, 0.0)
+    share = share / share.sum()
+    products = torch.where(finite[:, None] & finite[None, :], products, 0.0)
+    projection = products @ share
+    squared = norms - 2 * projection + share @ projection
+    return torch.where(finite, squared.clamp(min=0).sqrt(), torch.inf)
 
 
 def cosines(rows: Sequence[Tensor], own: int, origin: Tensor | None = None) -> Tensor:
@@ -49,15 +128,11 @@ def cosines(rows: Sequence[Tensor], own: int, origin: Tensor | None = None) -> T
         own: Index of the reference row; its own entry is 1.
         origin: Where the vectors start ``(d,)``; None is zero.
     """
-    products = torch.zeros(len(rows), dtype=torch.float64, device=rows[0].device)
-    squares = torch.zeros_like(products)
-    for part, block in _blocks(rows):
-        offset = block if origin is None else block - origin[part].double()
-        products += offset @ offset[own]
-        squares += offset.square().sum(dim=1)
-    norms = squares.sqrt()
+    products = gram(rows, origin)
+    norms = products.diagonal().sqrt()
     scale = norms * norms[own]
-    result = torch.where(scale > 0, products / scale.clamp(min=torch.finfo(torch.float64).tiny), 0.0).clamp_(-1, 1)
+    smallest = torch.finfo(torch.float64).tiny
+    result = torch.where(scale > 0, products[own] / scale.clamp(min=smallest), 0.0).clamp_(-1, 1)
     result[own] = 1.0
     return result
 
@@ -68,18 +143,219 @@ def weighted_mean(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     Rows of weight zero are not read. Equal rows are returned to the last bit.
     """
     kept = [(row, weight) for row, weight in zip(rows, weights, strict=True) if weight != 0]
-    column = torch.tensor([weight for _, weight in kept], dtype=torch.float64, device=rows[0].device)
-    column /= column.sum()
-    chosen = [row for row, _ in kept]
-    mean = torch.empty_like(chosen[0])
-    for part, block in _blocks(chosen):
-        mean[part] = column @ block
+    total = sum(weight for _, weight in kept)
+    mean = torch.empty_like(kept[0][0])
+    for part in _parts(mean):
+        value = torch.zeros_like(mean[part], dtype=torch.float64)
+        converted = torch.empty_like(value)
+        for row, weight in kept:
+            value.add_(converted.copy_(row[part]), alpha=weight / total)
+        mean[part] = value
     return mean
 
 
 def distances_to_mean(rows: Sequence[Tensor]) -> Tensor:
     """Return the Euclidean distance of each row from the mean of all, float64 ``(n,)``."""
     squares = torch.zeros(len(rows), dtype=torch.float64, device=rows[0].device)
-    for _, block in _blocks(rows):
-        squares += (block - block.mean(dim=0)).square().sum(dim=1)
+    for panels in _panels(rows, None):
+        squares += (panels - panels.mean(dim=0)).square_().sum(dim=2).sum(dim=1)
     return squares.sqrt()
+
+
+def krum_scores(distances: Tensor, num_neighbours: int) -> Tensor:
+    """Return the sum of each row's squared distances to its nearest others, float64 ``(n,)``.
+
+    Args:
+        distances: ``(n, n)`` with a zero diagonal.
+        num_neighbours: How many others count, at most n - 1; where fewer than one is asked for, one is taken.
+    """
+    others = distances.clone().fill_diagonal_(-1).sort(dim=1).values[:, 1:]  # (n, n - 1)
+    return others[:, : max(num_neighbours, 1)].square().sum(dim=1)
+
+
+def best(scores: Tensor, count: int, own: int | None = None) -> list[int]:
+    """Return the rows of the ``count`` smallest scores, best first; of equal ones own first, then the lower index."""
+    values = scores.tolist()
+    return sorted(range(len(values)), key=lambda k: (values[k], k != own, k))[:count]
+
+
+def repeated_krum(distances: Tensor, f: int, count: int, own: int | None = None) -> list[int]:
+    """Return ``count`` rows in the order in which Krum picks them, each among those that are left.
+
+    Args:
+        distances: ``(n, n)``, computed once: a pick only removes a row and a column.
+        f: Byzantine budget. Of ``r`` rows left, the ``r - f - 2`` nearest others count, but at least one.
+        count: Number of picks, at most n.
+        own: Who wins ties; None is the lower index.
+    """
+    left = list(range(len(distances)))
+    picked: list[int] = []
+    for _ in range(count):
+        scores = krum_scores(distances[left][:, left], len(left) - f - 2)
+        position = best(scores, 1, left.index(own) if own in left else None)[0]
+        picked.append(left.pop(position))
+    return picked
+
+
+def geometric_median_weights(products: Tensor, *, smoothing: float = 1e-6, iterations: int = 100) -> Tensor:
+    r"""Return the weights ``(n,)`` with which the rows make up their geometric median: smoothed Weiszfeld.
+
+    .. math:: z = \sum_k w_k x_k, \quad w_k \propto 1 / \max(\nu, \|x_k - z\|)
+
+    Every iterate is a mean of the rows, so inner products are all it takes. It starts from weights that are inverse to
+    the median distance of each row from the others: a far row then never pulls the first iterate away with it.
+
+    Args:
+        products: :func:`gram` of the rows ``(n, n)``, relative to one of them.
+        smoothing: The smallest distance that counts, :math:`\nu`. Positive.
+        iterations: Most steps; it stops before once no weight moves by more than 1e-12.
+    """
+    norms = products.diagonal()
+    squared = norms[:, None] + norms[None, :] - 2 * products
+    distances = squared.nan_to_num(nan=torch.inf, posinf=torch.inf).clamp_(min=0).sqrt_()
+    weights = _inverse(distances.fill_diagonal_(0).median(dim=1).values, smoothing)
+    for _ in range(iterations):
+        previous, weights = weights, _inverse(distances_to_point(products, weights), smoothing)
+        if float((weights - previous).abs().max()) <= 1e-12:
+            break
+    return weights
+
+
+def _inverse(distances: Tensor, smoothing: float) -> Tensor:
+    inverse = distances.clamp(min=smoothing).reciprocal()
+    return inverse / inverse.sum()
+
+
+def geometric_median(
+    rows: Sequence[Tensor], own: int = 0, *, smoothing: float = 1e-6, iterations: int = 100
+) -> Tensor:
+    """Return the point with the smallest sum of distances to the rows, ``(d,)``; see :func:`geometric_median_weights`.
+
+    Args:
+        rows: ``n`` vectors ``(d,)``.
+        own: Index of a finite row that the others are centred on.
+        smoothing: The smallest distance that counts. Positive.
+        iterations: Most steps.
+    """
+    weights = geometric_median_weights(gram(rows, rows[own]).cpu(), smoothing=smoothing, iterations=iterations)
+    return weighted_mean(rows, weights.tolist())
+
+
+def coordinate_median(rows: Sequence[Tensor]) -> Tensor:
+    """Return the median of each coordinate ``(d,)``; of an even number of rows the mean of the two middle values."""
+    return trimmed_mean(rows, (len(rows) - 1) // 2)[0]
+
+
+def trimmed_mean(rows: Sequence[Tensor], trim: int, *, with_shares: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the mean of each coordinate ``(d,)`` without its ``trim`` smallest and ``trim`` largest values.
+
+    Args:
+        rows: ``n`` vectors ``(d,)``.
+        trim: Values dropped at each end, below n / 2.
+        with_shares: Also count who was kept; otherwise every share is 1 / n.
+
+    Returns:
+        The mean, and each row's share of all values kept, float64 ``(n,)``, summing to 1. Values equal to a kept one
+        count as kept.
+    """
+    last = len(rows) - trim
+    return _coordinatewise(rows, trim, last, lambda kept: kept, with_shares=with_shares)
+
+
+def mean_around_median(rows: Sequence[Tensor], count: int, *, with_shares: bool = False) -> tuple[Tensor, Tensor]:
+    """Return for each coordinate the mean of the ``count`` values nearest to the median, ``(d,)``.
+
+    Args:
+        rows: ``n`` vectors ``(d,)``.
+        count: Values kept, 1 to n. Of two equally near ones the larger goes first.
+        with_shares: As in :func:`trimmed_mean`.
+    """
+    return _coordinatewise(rows, 0, len(rows), lambda kept: _around_median(kept, count), with_shares=with_shares)
+
+
+def _coordinatewise(
+    rows: Sequence[Tensor],
+    first: int,
+    last: int,
+    choose: Callable[[list[Tensor]], list[Tensor]],
+    *,
+    with_shares: bool,
+) -> tuple[Tensor, Tensor]:
+    """Sort each coordinate, choose among the ranks ``first`` to ``last - 1``, and average what is chosen."""
+    mean = torch.empty_like(rows[0])
+    kept = torch.zeros(len(rows), dtype=torch.float64, device=mean.device)
+    for part in _parts(mean):
+        parts = [row[part] for row in rows]
+        chosen = choose(_ranks(parts, first, last))
+        total = torch.zeros_like(mean[part], dtype=torch.float64)
+        for values in chosen:
+            total += values
+        mean[part] = total.div_(len(chosen))
+        if with_shares:
+            kept += _count_within(parts, chosen[0], chosen[-1])
+    return mean, kept / kept.sum() if with_shares else torch.full_like(kept, 1 / len(rows))
+
+
+def _count_within(parts: Sequence[Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """Return how many coordinates of each row lie in ``[low, high]``, float64 ``(n,)``."""
+    clamped, inside = torch.empty_like(low), torch.empty_like(low)
+    counts = [torch.eq(torch.clamp(x, low, high, out=clamped), x, out=inside).sum(dtype=torch.float64) for x in parts]
+    return torch.stack(counts)
+
+
+def _around_median(ordered: list[Tensor], count: int) -> list[Tensor]:
+    """Drop the end that is farther from the median until ``count`` values are left in each coordinate."""
+    n = len(ordered)
+    median = (ordered[(n - 1) // 2].double() + ordered[n // 2]).div_(2)
+    while len(ordered) > count:
+        lower_is_farther = median - ordered[0] > ordered[-1] - median
+        ordered = [torch.where(lower_is_farther, y, x) for x, y in zip(ordered, ordered[1:], strict=False)]
+    return ordered
+
+
+def _ranks(parts: Sequence[Tensor], first: int, last: int) -> list[Tensor]:
+    """Return the values of ranks ``first`` to ``last - 1`` of each coordinate; may alias the input, never changes it."""
+    if len(parts) > _LARGEST_NETWORK:
+        return list(torch.stack(list(parts)).sort(dim=0).values[first:last])
+    lines: list[Tensor] = list(parts)
+    spare: list[Tensor] = []
+    ours = [False] * len(lines)
+    for a, b, use_low, use_high in _network(len(lines), first, last):
+        x, y = lines[a], lines[b]
+        if use_low:
+            lines[a] = torch.minimum(x, y, out=spare.pop() if spare else torch.empty_like(x))
+        if use_high:
+            lines[b] = torch.maximum(x, y, out=spare.pop() if spare else torch.empty_like(x))
+        spare += [line for line, owned in ((x, ours[a]), (y, ours[b])) if owned]
+        ours[a], ours[b] = use_low, use_high
+    return lines[first:last]
+
+
+@functools.cache
+def _network(n: int, first: int, last: int) -> tuple[Comparator, ...]:
+    """Return Batcher's odd-even merge sort of ``n`` lines, without what the ranks ``first`` to ``last - 1`` do not need.
+
+    References:
+        Batcher, *Sorting networks and their applications*, 1968. https://doi.org/10.1145/1468075.1468121
+    """
+    needed = set(range(first, last))
+    kept: list[Comparator] = []
+    for a, b in reversed(list(_odd_even_merge_sort(n))):
+        if a in needed or b in needed:
+            kept.append((a, b, a in needed, b in needed))
+            needed |= {a, b}
+    return tuple(reversed(kept))
+
+
+def _odd_even_merge_sort(n: int) -> Iterator[tuple[int, int]]:
+    """Yield the comparators ``(a, b)``, a < b, of runs of 1, 2, 4, ... lines that are merged pairwise."""
+    run = 1
+    while run < n:
+        step = run
+        while step:
+            for start in range(step % run, n - step, 2 * step):
+                for a in range(start, min(start + step, n - step)):
+                    if a // (2 * run) == (a + step) // (2 * run):
+                        yield a, a + step
+            step //= 2
+        run *= 2

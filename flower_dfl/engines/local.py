@@ -1,12 +1,14 @@
 """The ``local`` engine: one process, one thread, no Ray and no Flower messages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flower_dfl.config import RunConfig
+from flower_dfl.errors import NodeFailedError
 from flower_dfl.experiment import Experiment, experiment_for
 from flower_dfl.metrics import distances_to_mean
-from flower_dfl.node import Report, node_facts, play, strike
+from flower_dfl.node import Report, node_facts, play, step_name, strike
 from flower_dfl.records import RoundSummary, RunWriter
 from flower_dfl.training import one_thread
 from flower_dfl.transport.memory import MemoryTransport
@@ -38,12 +40,26 @@ def run_local(config: RunConfig, folder: Path, on_round: Callable[[RoundSummary]
 
 
 def _play_round(experiment: Experiment, message: int, transport: MemoryTransport) -> list[Report]:
-    reports = [play(experiment, node, message, transport) for node in experiment.network.nodes]
+    reports = []
+    for node in experiment.network.nodes:
+        with _named(node, message, experiment):
+            reports.append(play(experiment, node, message, transport))
     attack = experiment.attack
     if attack is not None and attack.knowledge is not Knowledge.LOCAL and message <= experiment.config.num_rounds:
         for node in sorted(experiment.network.byzantine):
-            strike(experiment, node, message, transport)
+            with _named(node, message, experiment):
+                strike(experiment, node, message, transport)
     return [report for report in reports if report is not None]
+
+
+@contextmanager
+def _named(node: int, message: int, experiment: Experiment) -> Iterator[None]:
+    """Name node and moment in the error of a node's own computation."""
+    try:
+        yield
+    except Exception as error:
+        when = step_name(message, experiment.config.num_rounds)
+        raise NodeFailedError(f"node {node} failed {when}: {type(error).__name__}: {error}") from error
 
 
 def _distances(experiment: Experiment, message: int, transport: MemoryTransport) -> dict[int, float]:

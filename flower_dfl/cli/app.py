@@ -1,0 +1,173 @@
+"""The ``flower-dfl`` command: run, list, topology, data. Errors are one line and a true exit code."""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import click
+import typer
+from rich.console import Console
+
+from flower_dfl import registry
+from flower_dfl.cli.display import Display
+from flower_dfl.config import RunConfig, load_toml, parse, parse_assignment
+from flower_dfl.engines.flower import run_flower
+from flower_dfl.engines.local import run_local
+from flower_dfl.errors import ConfigurationError, DflError
+from flower_dfl.experiment import experiment_for
+from flower_dfl.network import build_network
+from flower_dfl.records import create_run_folder
+
+__all__ = ["application", "main"]
+
+application = typer.Typer(
+    name="flower-dfl",
+    help="Decentralised, Byzantine-robust federated learning on Flower.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+data_application = typer.Typer(help="Prepare data sets.", no_args_is_help=True)
+application.add_typer(data_application, name="data")
+
+_USAGE_ERROR, _FAILURE, _INTERRUPTED = 2, 1, 130
+_LISTED = {
+    "strategy": "Strategies",
+    "attack": "Attacks",
+    "topology": "Topologies",
+    "model": "Models",
+    "data": "Data sets",
+    "partition": "Partitions",
+}
+
+FileArgument = Annotated[Path | None, typer.Argument(help="TOML file with settings; see `flower-dfl keys`.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+]
+
+
+def main() -> None:
+    """Run the command and exit with its code."""
+    sys.path.insert(0, str(Path.cwd()))  # references such as my_pkg.rules:MyRule name modules of the caller
+    errors = Console(stderr=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = application(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigurationError as error:
+        errors.print(f"[red]error:[/red] {error}", soft_wrap=True, highlight=False)
+        _leave(error, _USAGE_ERROR)
+    except DflError as error:
+        errors.print(f"[red]failed:[/red] {error}", soft_wrap=True, highlight=False)
+        _leave(error, _FAILURE)
+    except (KeyboardInterrupt, click.Abort):
+        errors.print("interrupted")
+        sys.exit(_INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Treat a polite request to end like Ctrl-C, so that what this process started is ended too."""
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _leave(error: BaseException, code: int) -> None:
+    if os.environ.get("FLOWER_DFL_TRACEBACK"):
+        logging.getLogger(__name__).error("traceback", exc_info=error)
+    sys.exit(code)
+
+
+@application.command()
+def run(
+    file: FileArgument = None,
+    *,
+    engine: Annotated[
+        Literal["flower", "local"], typer.Option(help="Flower's simulation engine on Ray, or this process alone.")
+    ] = "flower",
+    assignments: SetOption = None,
+    results_dir: Annotated[Path | None, typer.Option(help="Folder for the run's own folder.")] = None,
+    cpus_per_node: Annotated[float, typer.Option(help="CPUs of each Ray worker.")] = 1.0,
+    gpus_per_node: Annotated[float, typer.Option(help="GPUs of each Ray worker; fractions share one.")] = 0.0,
+) -> None:
+    """Run an experiment and print the absolute path of its folder."""
+    config = read_config(file, assignments, results_dir)
+    experiment_for(config)  # finds what is wrong with a configuration before anything starts
+    folder = create_run_folder(config, Path.cwd())
+    console = Console()
+    console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+    with Display(config, engine, console) as display:
+        if engine == "local":
+            run_local(config, folder, display.round)
+        else:
+            run_flower(config, folder, display.round, cpus_per_node=cpus_per_node, gpus_per_node=gpus_per_node)
+    display.conclude(folder)
+    console.print(f"results: {folder}", soft_wrap=True, highlight=False)
+
+
+@application.command("list")
+def list_components() -> None:
+    """List strategies, attacks, topologies, models, data sets and partitions."""
+    console = Console()
+    for kind, title in _LISTED.items():
+        console.print(f"[bold]{title}[/bold]")
+        width = max(len(name) for name in registry.names(kind))
+        for name in registry.names(kind):
+            console.print(f"  {name:<{width}}  {registry.describe(kind, name)}", soft_wrap=True, highlight=False)
+
+
+@application.command()
+def keys() -> None:
+    """List every setting with its default."""
+    from flower_dfl.config import flatten  # noqa: PLC0415 - shown beside its only use
+
+    for key, value in flatten(RunConfig()).items():
+        typer.echo(f"{key} = {value!r}")
+
+
+@application.command()
+def topology(file: FileArgument = None, *, assignments: SetOption = None) -> None:
+    """Print diagnostics of the graph of a configuration."""
+    from flower_dfl.cli.graph import print_diagnostics  # noqa: PLC0415 - shown beside its only use
+
+    config = read_config(file, assignments, None)
+    print_diagnostics(build_network(config), config.topology.name, Console())
+
+
+@data_application.command("prepare")
+def prepare_data(
+    source: Annotated[Path, typer.Argument(help="Folder with local copies of data sets.")],
+    root: Annotated[Path, typer.Option(help="Folder to write them to; set data.root to it.")],
+) -> None:
+    """Convert local copies of MNIST, Fashion-MNIST and CIFAR-10 into what `data.root` expects."""
+    from flower_dfl.data.prepare import prepare  # noqa: PLC0415 - imports torchvision
+
+    try:
+        for path in prepare(source, root):
+            typer.echo(str(path.resolve()))
+    except OSError as error:
+        raise DflError(f"cannot write to {root}: {error}") from error
+
+
+def read_config(file: Path | None, assignments: list[str] | None, results_dir: Path | None) -> RunConfig:
+    """Put settings together: defaults, then the file, then assignments, then the results folder."""
+    table = {} if file is None else load_toml(file)
+    for assignment in assignments or []:
+        key, value = parse_assignment(assignment)
+        table = _with(table, key, value)
+    if results_dir is not None:
+        table = _with(table, "results-dir", str(results_dir.resolve()))
+    return parse(table)
+
+
+def _with(table: dict[str, object], key: str, value: object) -> dict[str, object]:
+    """Set a dotted key in a nested table."""
+    first, _, rest = key.partition(".")
+    inner = table.get(first)
+    if not rest or (first in table and not isinstance(inner, dict)):
+        return table | {key: value}
+    return table | {first: _with(dict(inner) if isinstance(inner, dict) else {}, rest, value)}

@@ -1,0 +1,260 @@
+"""The ``flower`` engine, from the outside: a private SuperLink that runs the app, watched until it has ended.
+
+``flwr run`` returns 0 for failed runs, leaves a SuperLink behind, and shares it with every other checkout on the
+machine. Here each run gets a SuperLink of its own (own home, free ports, neutral working directory), and whatever this
+module started is ended by pid, nothing else.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import tomli_w
+
+import flower_dfl
+from flower_dfl.config import RunConfig, flatten
+from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
+from flower_dfl.records import RoundSummary, end_unfinished, read_lines, summarise_round
+
+__all__ = ["run_flower"]
+
+RUN_FOLDER_VARIABLE = "FLOWER_DFL_RUN_FOLDER"
+"""Environment variable by which the ServerApp learns its run folder; the same as in :mod:`flower_dfl.server_app`."""
+
+_START_TIMEOUT = 60.0
+_START_TRIES = 3
+_POLL = 0.2
+_STATUS_EVERY = 5.0
+_END_TIMEOUT = 10.0
+
+
+def run_flower(
+    config: RunConfig,
+    folder: Path,
+    on_round: Callable[[RoundSummary], None] = lambda _: None,
+    *,
+    cpus_per_node: float = 1.0,
+    gpus_per_node: float = 0.0,
+) -> None:
+    """Run a configuration on Flower's simulation engine and wait for its end.
+
+    Args:
+        config: What to run.
+        folder: An existing, empty folder; Flower's own logs go to ``flower.log`` in it.
+        on_round: Called after every round.
+        cpus_per_node: CPUs that Ray reserves for each worker; decides how many work at once.
+        gpus_per_node: GPUs, likewise; fractions share one.
+
+    Raises:
+        TransportError: Flower could not be started.
+        NodeFailedError: The run failed; the message is the one that the ServerApp recorded.
+    """
+    with tempfile.TemporaryDirectory(prefix="flower-dfl-", ignore_cleanup_errors=True) as scratch:
+        workplace = Path(scratch)
+        _write_app(workplace / "app", config)
+        try:
+            with _superlink(workplace, folder) as (environment, process):
+                run_id = _submit(workplace, environment, config, cpus_per_node, gpus_per_node)
+                _watch(folder, process, lambda: _status(workplace, environment, run_id), on_round)
+        except KeyboardInterrupt:
+            end_unfinished(folder, "interrupted", "KeyboardInterrupt")
+            raise
+        except Exception as error:
+            end_unfinished(folder, "failed", f"{type(error).__name__}: {error}")
+            raise
+
+
+def _write_app(app: Path, config: RunConfig) -> None:
+    """Write a Flower app that holds nothing but its configuration."""
+    app.mkdir()
+    project = {
+        "project": {"name": "flower-dfl", "version": flower_dfl.__version__, "license": "Apache-2.0"},
+        "tool": {
+            "flwr": {
+                "app": {
+                    "publisher": "flower-dfl",
+                    "fab-include": ["pyproject.toml"],
+                    "components": {
+                        "serverapp": "flower_dfl.server_app:app",
+                        "clientapp": "flower_dfl.client_app:app",
+                    },
+                    "config": flatten(config),
+                }
+            }
+        },
+    }
+    (app / "pyproject.toml").write_text(tomli_w.dumps(project), encoding="utf-8")
+    (app / "README.md").write_text("A flower-dfl run.\n", encoding="utf-8")
+
+
+@contextmanager
+def _superlink(workplace: Path, folder: Path) -> Iterator[tuple[Mapping[str, str], psutil.Process]]:
+    """Start a SuperLink, hand out its environment, and end it with everything that it started."""
+    for attempt in range(_START_TRIES):
+        home = workplace / f"home-{attempt}"
+        home.mkdir()
+        port, control = _free_port(), _free_port()
+        environment = _environment(home, folder)
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "private"\n\n[superlink.private]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
+            encoding="utf-8",
+        )
+        with (folder / "flower.log").open("ab") as log:
+            process = psutil.Popen(
+                [
+                    _program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess",
+                    "--control-api-address", f"127.0.0.1:{control}", "--host", "127.0.0.1", "--port", str(port),
+                ],
+                env=environment, cwd=workplace, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,  # Ctrl-C reaches this process only, which then ends the others in order
+            )  # fmt: skip
+        try:
+            if _is_healthy(port, process):
+                yield environment, process
+                return
+        finally:
+            _end_tree(process)
+    raise TransportError(f"Flower's SuperLink did not start in {_START_TRIES} tries; see {folder / 'flower.log'}")
+
+
+def _environment(home: Path, folder: Path) -> dict[str, str]:
+    """Return Flower's environment: offline, private, and with the caller's own modules importable."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    modules = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    return {
+        "RAY_ADDRESS": "local",  # Ray joins any cluster on the machine otherwise
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": modules,
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        RUN_FOLDER_VARIABLE: str(folder),
+    }
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if found is None:
+        raise ConfigurationError(f"the program {name!r} is not installed beside {sys.executable}; is flwr installed?")
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_healthy(port: int, process: psutil.Process) -> bool:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < deadline and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return True
+        except (urllib.error.URLError, OSError):
+            time.sleep(_POLL)
+    return False
+
+
+def _submit(
+    workplace: Path, environment: Mapping[str, str], config: RunConfig, cpus: float, gpus: float
+) -> str:
+    federation = (
+        f"num-supernodes={config.num_nodes} client-resources-num-cpus={cpus:g} client-resources-num-gpus={gpus:g}"
+    )
+    answer = _flwr(workplace, environment, "run", "app", "private", "--federation-config", federation)
+    run_id = answer.get("run-id")
+    if not run_id:
+        raise TransportError(f"Flower did not accept the run: {answer.get('error-message', answer)}")
+    return str(run_id)
+
+
+def _status(workplace: Path, environment: Mapping[str, str], run_id: str) -> str:
+    """Return Flower's own word on the run, such as ``running`` or ``finished:failed``."""
+    answer = _flwr(workplace, environment, "ls", "private", "--run-id", run_id)
+    runs = answer.get("runs", [])
+    return str(runs[0].get("status", "unknown")) if runs else "unknown"
+
+
+def _flwr(workplace: Path, environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [_program("flwr"), *arguments, "--format", "json"],
+        env=dict(environment), cwd=workplace, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=_START_TIMEOUT, check=False,
+    )  # fmt: skip
+    start, end = done.stdout.find("{"), done.stdout.rfind("}")
+    try:
+        return dict(json.loads(done.stdout[start : end + 1]))
+    except (json.JSONDecodeError, ValueError) as error:
+        raise TransportError(f"'flwr {arguments[0]}' said: {(done.stdout + done.stderr).strip()[-2000:]}") from error
+
+
+def _watch(
+    folder: Path, process: psutil.Process, status: Callable[[], str], on_round: Callable[[RoundSummary], None]
+) -> None:
+    """Follow the records until the run has ended; raise if it failed."""
+    seen = 0
+    asked = time.monotonic()
+    while True:
+        seen = _report_rounds(folder, seen, on_round)
+        summary = _summary(folder)
+        if summary.get("status") == "completed":
+            _report_rounds(folder, seen, on_round)
+            return
+        if summary.get("status") == "failed":
+            raise NodeFailedError(str(summary["error"]))
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            raise TransportError(f"Flower's SuperLink ended before the run did; see {folder / 'flower.log'}")
+        if time.monotonic() - asked > _STATUS_EVERY:
+            asked = time.monotonic()
+            said = status()
+            if said.startswith("finished") and _summary(folder).get("status", "running") == "running":
+                raise DflError(f"Flower ended the run ({said}) before its end; see {folder / 'flower.log'}")
+        time.sleep(_POLL)
+
+
+def _report_rounds(folder: Path, seen: int, on_round: Callable[[RoundSummary], None]) -> int:
+    """Report rounds that were written since, and return how many there are."""
+    lines = read_lines(folder / "rounds.jsonl")
+    rounds = sorted({line["round"] for line in lines})
+    for number in rounds[seen:]:
+        on_round(summarise_round(line for line in lines if line["round"] == number))
+    return len(rounds)
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    """Return the run's summary so far; empty before the ServerApp has started."""
+    path = folder / "summary.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _end_tree(process: psutil.Process) -> None:
+    """End a process that this module started, and its descendants: politely first, then for good."""
+    try:
+        family = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for member in family:
+            try:
+                end(member)
+            except psutil.NoSuchProcess:
+                continue
+        _, family = psutil.wait_procs(family, timeout=_END_TIMEOUT)
+        if not family:
+            return
