@@ -16,6 +16,7 @@ from flower_dfl.config import RunConfig, parse
 from flower_dfl.experiment import Experiment, experiment_for
 from flower_dfl.node import node_facts, play, strike
 from flower_dfl.training import one_thread
+from flower_dfl.transport.base import Transport
 from flower_dfl.transport.mailbox import MailboxTransport
 from flower_dfl.transport.relay import RelayTransport
 from flower_dfl.types import Need
@@ -36,8 +37,8 @@ def handshake(message: Message, context: Context) -> Message:
         return _failure(
             message,
             context,
-            f"code versions differ: the server runs {step['code-version']}, the worker runs "
-            f"{code_version()}; another copy of flower-dfl is first on the workers' path",
+            f"code versions differ: the server runs {step['code-version']!r}, the worker runs "
+            f"{code_version()!r}; another copy of flower-dfl is first on the workers' path",
         )
     return _answer(message, context, lambda config: _facts(config, context))
 
@@ -48,35 +49,33 @@ def step(message: Message, context: Context) -> Message:
     return _answer(message, context, lambda config: _play(config, message, context))
 
 
-def _answer(
-    message: Message, context: Context, work: Callable[[RunConfig], dict[str, ConfigRecord]]
-) -> Message:
+def _answer(message: Message, context: Context, work: Callable[[RunConfig], RecordDict]) -> Message:
     """Do the work and reply; an error is an answer too, so that the server can name node and cause."""
     try:
         config = parse(dict(context.run_config))
         with _deadline(config.node_timeout, _node(context)), one_thread():
-            return Message(content=RecordDict(work(config)), reply_to=message)
+            return Message(content=work(config), reply_to=message)
     except Exception as error:
         _logger.exception("node %s failed", _node(context))
         return _failure(message, context, f"{type(error).__name__}: {error}")
 
 
-def _facts(config: RunConfig, context: Context) -> dict[str, ConfigRecord]:
+def _facts(config: RunConfig, context: Context) -> RecordDict:
     facts = node_facts(experiment_for(config), _node(context))
-    return {FACTS: ConfigRecord({"json": json.dumps(dataclasses.asdict(facts))})}
+    return RecordDict({FACTS: ConfigRecord({"json": json.dumps(dataclasses.asdict(facts))})})
 
 
-def _play(config: RunConfig, message: Message, context: Context) -> dict[str, ConfigRecord]:
+def _play(config: RunConfig, message: Message, context: Context) -> RecordDict:
     experiment, node = experiment_for(config), _node(context)
     order = message.content.config_records[STEP]
     number = int(order["message"])  # type: ignore[arg-type]  # written as an int by the server
-    reply: dict[str, ConfigRecord] = {}
+    reply = RecordDict()
+    transport: Transport
     if config.transport == "mailbox":
         transport = MailboxTransport(str(order["mailbox"]), config.node_timeout)
     else:
-        wanted = order["wanted"]
-        transport = RelayTransport(message.content, context.state, _largest_letter(experiment), wanted)
-        reply = transport.outgoing
+        wanted = {str(item) for item in order["wanted"]}  # type: ignore[union-attr]  # written as a list by the server
+        transport = RelayTransport(message.content, context.state, reply, _largest_letter(experiment), wanted)
     if order["kind"] == "strike":
         strike(experiment, node, number, transport)
     else:

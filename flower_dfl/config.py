@@ -159,7 +159,7 @@ class RunConfig:
         if not 0 < self.node_timeout < float("inf"):
             raise ConfigurationError(f"node-timeout must be positive and finite, got {self.node_timeout}")
 
-    def is_due(self, round: int) -> bool:  # noqa: A002 - the term of the field
+    def is_due(self, round: int) -> bool:
         """Return whether the models are evaluated after this round."""
         return round % self.eval.every == 0 or round == self.num_rounds
 
@@ -249,11 +249,12 @@ def nest(table: Mapping[str, Any]) -> dict[str, Any]:
             level = level.setdefault(part, {})
             if not isinstance(level, dict):
                 raise ConfigurationError(f"{key!r}: {part!r} is set both as a value and as a table")
-        value = nest(value) if isinstance(value, Mapping) else value
-        if isinstance(value, dict) and isinstance(level.get(last), dict):
-            level[last] |= value
-        else:
+        if not isinstance(value, Mapping):
             level[last] = value
+        elif isinstance(level.get(last), dict):
+            level[last] |= nest(value)
+        else:
+            level[last] = nest(value)
     return nested
 
 
@@ -268,7 +269,9 @@ def _parse(default: ConfigT, table: Mapping[str, Any], prefix: str) -> ConfigT:
         current = getattr(default, name)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, Mapping):
-                raise ConfigurationError(f"{prefix + key} is a table, got {value!r}; set for example {prefix + key}.name")
+                raise ConfigurationError(
+                    f"{prefix + key} is a table, got {value!r}; set for example {prefix + key}.name"
+                )
             changes[name] = _parse(current, value, f"{prefix}{key}.")
         elif name == "params":
             changes[name] = _parse_params(prefix + key, value)
@@ -285,4 +288,4 @@ def _parse_params(key: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - tex
     try:
         return tomllib.loads(f"params = {{{value}}}")["params"]  # type: ignore[no-any-return]  # a table by construction
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f'{key} must look like "a = 1, b = \'text\'", got {value!r}: {error}') from error
+        raise ConfigurationError(f"{key} must look like \"a = 1, b = 'text'\", got {value!r}: {error}") from error

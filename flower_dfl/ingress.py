@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Expectation:
     dimension: int
     buffer_size: int = 0
     with_base: bool = False
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def screen(messages: Iterable[Update], expected: Expectation) -> tuple[tuple[Update, ...], tuple[Rejection, ...]]:
@@ -42,8 +42,8 @@ def screen(messages: Iterable[Update], expected: Expectation) -> tuple[tuple[Upd
     that are not finite, a missing base, and claims that are not positive whole numbers. If a sender sent more than one
     message, all of them are dropped: the order of arrival must not decide which one counts.
 
-    Order of arrival never matters. A base that the rule did not ask for is removed. A digest is kept: transports fill it
-    only where the engine itself computed it, and drop what a peer may have sent in its place.
+    Order of arrival never matters. A base that the rule did not ask for is removed. A digest is kept: transports fill
+    it only where the engine itself computed it, and drop what a peer may have sent in its place.
     """
     accepted: list[Update] = []
     rejected: list[Rejection] = []

@@ -73,7 +73,7 @@ def evaluate(
 def _predict(learner: Learner, vector: Tensor, inputs: Tensor, batch_size: int) -> Tensor:
     """Return predicted labels ``(n,)``, -1 where a class score is not finite."""
     parts = []
-    for batch in inputs.split(batch_size):
+    for batch in torch.split(inputs, batch_size):
         scores = learner.logits(vector, batch)
         finite = torch.isfinite(scores).all(dim=1)
         parts.append(torch.where(finite, scores.argmax(dim=1), _NO_PREDICTION))

@@ -148,7 +148,7 @@ def step_name(message: int, num_rounds: int) -> str:
     return f"between the exchanges of rounds {message - 1} and {message}"
 
 
-def strike(experiment: Experiment, node: NodeId, round: int, transport: Transport) -> None:  # noqa: A002
+def strike(experiment: Experiment, node: NodeId, round: int, transport: Transport) -> None:
     """Let an attacker that needs to see others craft and publish: the second wave of a round."""
     network, attack = experiment.network, experiment.attack
     if attack is None or attack.knowledge is Knowledge.LOCAL:
@@ -165,9 +165,7 @@ def strike(experiment: Experiment, node: NodeId, round: int, transport: Transpor
     _publish_attack(experiment, node, round, view, transport)
 
 
-def receive(
-    experiment: Experiment, node: NodeId, round: int, own: Update, transport: Transport  # noqa: A002
-) -> Inbox:
+def receive(experiment: Experiment, node: NodeId, round: int, own: Update, transport: Transport) -> Inbox:
     """Collect and screen the round's messages, and compute the digests that no engine has computed yet."""
     neighbours = experiment.network.neighbours[node]
     with_base = Need.SENDER_BASE in experiment.strategy.needs
@@ -188,7 +186,7 @@ def receive(
 
 
 def aggregate(
-    experiment: Experiment, node: NodeId, round: int, inbox: Inbox, memory: Memory  # noqa: A002
+    experiment: Experiment, node: NodeId, round: int, inbox: Inbox, memory: Memory
 ) -> tuple[Aggregate[Any], int]:
     """Apply the rule; return its result and the budget that it was given.
 
@@ -229,7 +227,7 @@ def aggregate(
     return result, context.budget
 
 
-def attack_context(experiment: Experiment, node: NodeId, round: int) -> AttackContext:  # noqa: A002
+def attack_context(experiment: Experiment, node: NodeId, round: int) -> AttackContext:
     """Return what an attacker is told."""
     network = experiment.network
     return AttackContext(
@@ -245,7 +243,7 @@ def attack_context(experiment: Experiment, node: NodeId, round: int) -> AttackCo
 
 
 def _close_round(
-    experiment: Experiment, node: NodeId, round: int, transport: Transport  # noqa: A002
+    experiment: Experiment, node: NodeId, round: int, transport: Transport
 ) -> tuple[ModelState, Any, Report]:
     """Receive, aggregate and evaluate a round."""
     memory = transport.recall(node, round)
@@ -306,7 +304,7 @@ def _mix_buffers(inbox: Inbox, weights: Mapping[NodeId, float]) -> torch.Tensor:
 
 
 def _train(
-    experiment: Experiment, node: NodeId, round: int, start: ModelState  # noqa: A002
+    experiment: Experiment, node: NodeId, round: int, start: ModelState
 ) -> tuple[Update, tuple[torch.Tensor, ...]]:
     config, data = experiment.config, experiment.shards[node]
     if experiment.attack is not None and experiment.is_attacker(node):
@@ -326,9 +324,7 @@ def _train(
     return half_step, trained.integer_buffers
 
 
-def _publish_attack(
-    experiment: Experiment, node: NodeId, round: int, view: AttackView, transport: Transport  # noqa: A002
-) -> None:
+def _publish_attack(experiment: Experiment, node: NodeId, round: int, view: AttackView, transport: Transport) -> None:
     """Craft one message for each honest neighbour; equal vectors share one letter, and one digest."""
     attack = experiment.attack
     if attack is None:

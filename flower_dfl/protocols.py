@@ -40,7 +40,7 @@ class PeerStrategy(Protocol[StateT]):
     def init(self, own: Tensor) -> StateT:
         """Return the state before the first round; ``own`` is the node's initial vector ``(d,)``."""
         del own
-        return cast(StateT, None)
+        return cast("StateT", None)
 
     def digest(self, update: Update, ctx: DigestContext) -> Tensor | None:
         """Return a pure function of one message and the round, never of the receiver; None if the rule has none.

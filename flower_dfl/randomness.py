@@ -13,7 +13,7 @@ import torch
 __all__ = ["generator", "integer", "scoped_global_seed"]
 
 
-def integer(seed: int, purpose: str, round: int = 0, node: int = -1) -> int:  # noqa: A002 - the term of the field
+def integer(seed: int, purpose: str, round: int = 0, node: int = -1) -> int:
     """Return a 32-bit integer for a key; ``node = -1`` is a draw that all nodes share.
 
     >>> integer(0, "partition") == integer(0, "partition")
@@ -25,7 +25,7 @@ def integer(seed: int, purpose: str, round: int = 0, node: int = -1) -> int:  # 
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
 
 
-def generator(seed: int, purpose: str, round: int = 0, node: int = -1) -> torch.Generator:  # noqa: A002
+def generator(seed: int, purpose: str, round: int = 0, node: int = -1) -> torch.Generator:
     """Return a fresh CPU generator for a key.
 
     Draws are made on the CPU and moved, so that a GPU run sees the same numbers.

@@ -25,21 +25,33 @@ COMPONENTS: Mapping[str, Mapping[str, str]] = {
     "strategy": {
         "average": "flower_dfl.strategies.average:Average",
         "balance": "flower_dfl.strategies.balance:Balance",
+        "bridge-b": "flower_dfl.strategies.bridge_b:BridgeB",
+        "bridge-k": "flower_dfl.strategies.bridge_k:BridgeK",
+        "bridge-m": "flower_dfl.strategies.bridge_m:BridgeM",
+        "bridge-t": "flower_dfl.strategies.bridge_t:BridgeT",
         "bristle": "flower_dfl.strategies.bristle:Bristle",
         "bucketing": "flower_dfl.strategies.bucketing:Bucketing",
+        "bulyan": "flower_dfl.strategies.bulyan:Bulyan",
+        "centered-clipping": "flower_dfl.strategies.centered_clipping:CenteredClipping",
         "clip-first": "flower_dfl.strategies.clip_first:ClipFirst",
         "cs-plus": "flower_dfl.strategies.cs_plus:CsPlus",
         "dfl-detector": "flower_dfl.strategies.dfl_detector:DflDetector",
         "dfl-dual": "flower_dfl.strategies.dfl_dual:DflDual",
         "dfl-trust": "flower_dfl.strategies.dfl_trust:DflTrust",
+        "geometric-median": "flower_dfl.strategies.geometric_median:GeometricMedian",
         "gts": "flower_dfl.strategies.gts:Gts",
+        "ios": "flower_dfl.strategies.ios:Ios",
+        "krum": "flower_dfl.strategies.krum:Krum",
         "local-only": "flower_dfl.strategies.local_only:LocalOnly",
         "loss-weighted": "flower_dfl.strategies.loss_weighted:LossWeighted",
+        "median": "flower_dfl.strategies.median:Median",
+        "multi-krum": "flower_dfl.strategies.multi_krum:MultiKrum",
         "nna": "flower_dfl.strategies.nna:NearestNeighbourAveraging",
         "nnm": "flower_dfl.strategies.nnm:NearestNeighbourMixing",
         "oracle": "flower_dfl.strategies.oracle:Oracle",
         "self-centered-clipping": "flower_dfl.strategies.self_centered_clipping:SelfCenteredClipping",
         "sketchguard": "flower_dfl.strategies.sketchguard:Sketchguard",
+        "trimmed-mean": "flower_dfl.strategies.trimmed_mean:TrimmedMean",
         "ubar": "flower_dfl.strategies.ubar:Ubar",
     },
     "attack": {
@@ -120,8 +132,11 @@ def build(kind: str, name: str, params: Mapping[str, Any] | None = None) -> Any:
     component = factory(**arguments)
     if not isinstance(component, _PROTOCOLS[kind]):
         protocol = _PROTOCOLS[kind]
-        missing = [m for m in ("needs", "init", "digest", "aggregate", "knowledge", "trigger", "poison", "craft")
-                   if hasattr(protocol, m) and not hasattr(component, m)]
+        missing = [
+            m
+            for m in ("needs", "init", "digest", "aggregate", "knowledge", "trigger", "poison", "craft")
+            if hasattr(protocol, m) and not hasattr(component, m)
+        ]
         raise ConfigurationError(
             f"{kind} {name!r} lacks {', '.join(missing) or 'a knowledge level'}; "
             f"subclass flower_dfl.protocols.{protocol.__name__} to inherit the defaults"
@@ -152,9 +167,7 @@ def _load(kind: str, name: str) -> Callable[..., Any]:
     return factory  # type: ignore[no-any-return]  # getattr on a module
 
 
-def _check_params(
-    kind: str, name: str, factory: Callable[..., Any], params: Mapping[str, Any]
-) -> dict[str, Any]:
+def _check_params(kind: str, name: str, factory: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(factory).parameters
     accepted = [p for p in parameters if p not in _SUPPLIED[kind]]
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -3,8 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -56,106 +56,97 @@ def main(grid: Grid, context: Context) -> None:
 class _Hub(Protocol):
     """The server's end of a transport."""
 
-    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]: ...  # noqa: A002
+    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]: ...
 
-    def models(self, round: int, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Tensor, Tensor]]: ...  # noqa: A002
+    def models(self, round: int, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Tensor, Tensor]]: ...
 
     def close(self) -> None: ...
 
 
 @dataclass
 class _Run:
+    """One run's dialogue with its nodes.
+
+    ``relay`` is the server's end of the relay transport, if that is used; ``mailbox_name`` names the mailbox otherwise.
+    """
+
     grid: Grid
     config: RunConfig
     network: Network
     attack: Attack | None
     writer: RunWriter
+    relay: Relay | None = None
+    mailbox_name: str = ""
+    addresses: dict[NodeId, int] = field(default_factory=dict)
 
     def play(self) -> None:
         """Shake hands, then send every node message 1 to T + 1."""
-        self._addresses: dict[NodeId, int] = {}
         self._shake_hands()
         # The simulation engine starts Ray beside this thread; that the nodes have answered means that it is up.
         if self.config.transport == "relay":
-            relay = Relay()
-            self._rounds(relay, relay, {})
+            self.relay = Relay()
+            self._rounds(self.relay)
         else:
             mailbox = _open_mailbox(self.config.node_timeout)
+            self.mailbox_name = mailbox.name
             try:
-                self._rounds(mailbox, None, {"mailbox": mailbox.name})
+                self._rounds(mailbox)
             finally:
                 mailbox.close()
 
-    def _rounds(self, hub: _Hub, relay: Relay | None, order: Mapping[str, str]) -> None:
+    def _rounds(self, hub: _Hub) -> None:
         config, honest = self.config, list(self.network.honest)
         for message in range(1, config.num_rounds + 2):
             closes = message - 1
             due = closes > 0 and config.is_due(closes)
-            replies = self._step("play", message, self.network.nodes, order, relay, self._wanted(due))
-            if relay is not None:
-                self._forward(relay, replies)
-            if self._strikes() and message <= config.num_rounds:
-                struck = self._step("strike", message, sorted(self.network.byzantine), order, relay, lambda _: [])
-                if relay is not None:
-                    self._forward(relay, struck)
-            if relay is not None:
-                relay.turn()
+            replies = self._step("play", message, self.network.nodes, models=due)
+            if self._knowledge is not Knowledge.LOCAL and message <= config.num_rounds:
+                self._step("strike", message, sorted(self.network.byzantine), models=False)
+            if self.relay is not None:
+                self.relay.turn()
             if closes > 0:
                 reports = [Report.from_json(_text(replies[node], REPORT)) for node in self.network.nodes]
                 distances = hub.distances_to_mean(message, honest) if due else []
                 self.writer.round(reports, dict(zip(honest, distances, strict=False)))
         self.writer.checkpoint(hub.models(config.num_rounds + 1, self.network.nodes))
 
-    def _strikes(self) -> bool:
-        return self.attack is not None and self.attack.knowledge is not Knowledge.LOCAL
+    @property
+    def _knowledge(self) -> Knowledge:
+        return Knowledge.LOCAL if self.attack is None else self.attack.knowledge
 
-    def _wanted(self, due: bool) -> Callable[[NodeId], list[str]]:
-        """Return what a relayed reply must carry: models where consensus is due, half-steps where attackers look."""
-        knowledge = Knowledge.LOCAL if self.attack is None else self.attack.knowledge
+    def _step(self, kind: str, message: int, nodes: Iterable[NodeId], *, models: bool) -> dict[NodeId, RecordDict]:
+        """Let nodes play a message, or strike in its second wave; relayed replies are sorted into the next ones."""
+        contents = {node: self._content(kind, message, node, models=models) for node in nodes}
+        replies = self._ask(contents, MessageType.TRAIN, step_name(message, self.config.num_rounds))
+        if self.relay is not None:
+            for node, reply in sorted(replies.items()):
+                self.relay.accept(node, reply)
+        return replies
 
-        def wanted(node: NodeId) -> list[str]:
-            seen = knowledge is Knowledge.OMNISCIENT or (
-                knowledge is Knowledge.COLLUDING and node in self.network.byzantine
-            )
-            return [MODEL] * due + [HALF_STEP] * seen
-
-        return wanted
-
-    def _forward(self, relay: Relay, replies: Mapping[NodeId, RecordDict]) -> None:
-        for node, reply in sorted(replies.items()):
-            relay.accept(node, reply)
-
-    def _step(
-        self,
-        kind: str,
-        message: int,
-        nodes: Iterable[NodeId],
-        order: Mapping[str, str],
-        relay: Relay | None,
-        wanted: Callable[[NodeId], list[str]],
-    ) -> dict[NodeId, RecordDict]:
-        contents = {}
-        for node in nodes:
-            step = ConfigRecord({"kind": kind, "message": message, **order, "wanted": wanted(node)})
-            contents[node] = RecordDict({STEP: step})
-            if relay is not None and kind == "play":
-                contents[node].update(relay.letters_for(node))
-            elif relay is not None:
-                honest = self.network.honest if self.attack and self.attack.knowledge is Knowledge.OMNISCIENT else ()
-                contents[node].update(relay.half_steps_of([*sorted(self.network.byzantine), *honest]))
-        return self._ask(contents, MessageType.TRAIN, step_name(message, self.config.num_rounds))
+    def _content(self, kind: str, message: int, node: NodeId, *, models: bool) -> RecordDict:
+        """Return a message; a relayed one says what its reply must carry, and brings what the node may see."""
+        byzantine, omniscient = self.network.byzantine, self._knowledge is Knowledge.OMNISCIENT
+        seen_by_attackers = omniscient or (self._knowledge is Knowledge.COLLUDING and node in byzantine)
+        wanted = [MODEL] * models + [HALF_STEP] * (kind == "play" and seen_by_attackers)
+        step = ConfigRecord({"kind": kind, "message": message, "mailbox": self.mailbox_name, "wanted": wanted})
+        content = RecordDict({STEP: step})
+        if self.relay is not None and kind == "play":
+            content.update(self.relay.letters_for(node))
+        elif self.relay is not None:
+            content.update(self.relay.half_steps_of([*sorted(byzantine), *(self.network.honest if omniscient else ())]))
+        return content
 
     def _ask(self, contents: Mapping[NodeId, RecordDict], kind: str, when: str) -> dict[NodeId, RecordDict]:
         """Send one message to each node and return the replies; an error names the node and the cause."""
-        by_address = {self._addresses[node]: node for node in contents}
-        messages = [Message(content, self._addresses[node], kind) for node, content in contents.items()]
+        by_address = {self.addresses[node]: node for node in contents}
+        messages = [Message(content, self.addresses[node], kind) for node, content in contents.items()]
         replies = _send_and_receive(self.grid, messages, self.config.node_timeout + _GRACE)
         answered = {by_address[reply.metadata.src_node_id]: reply for reply in replies}
         for node, reply in sorted(answered.items()):
             if reply.has_error():
                 raise NodeFailedError(f"node {node} failed {when}: {self._cause(reply)}")
             if failure := reply.content.config_records.get(FAILURE):
-                raise NodeFailedError(f"node {failure['node']} failed {when}: {failure['error']}")
+                raise NodeFailedError(f"node {failure['node']!r} failed {when}: {failure['error']!s}")
         missing = [node for node in contents if node not in answered]
         if missing:
             raise NodeFailedError(
@@ -173,14 +164,14 @@ class _Run:
     def _shake_hands(self) -> None:
         """Learn which SuperNode is which node, compare code versions, and collect data facts."""
         addresses = _wait_for_nodes(self.grid, self.config.num_nodes)
-        self._addresses = dict(enumerate(addresses))  # provisional: addresses are in no order
+        self.addresses = dict(enumerate(addresses))  # provisional: addresses are in no order
         hello = RecordDict({STEP: ConfigRecord({"code-version": code_version()})})
-        replies = self._ask(dict.fromkeys(self._addresses, hello), MessageType.QUERY, "in the handshake")
+        replies = self._ask(dict.fromkeys(self.addresses, hello), MessageType.QUERY, "in the handshake")
         facts = {node: NodeFacts(**json.loads(_text(reply, FACTS))) for node, reply in replies.items()}
-        self._addresses = {fact.node: addresses[place] for place, fact in facts.items()}
-        if sorted(self._addresses) != list(self.network.nodes):
+        self.addresses = {fact.node: addresses[place] for place, fact in facts.items()}
+        if sorted(self.addresses) != list(self.network.nodes):
             raise ConfigurationError(
-                f"expected partition-ids 0..{self.config.num_nodes - 1}, got {sorted(self._addresses)}"
+                f"expected partition-ids 0..{self.config.num_nodes - 1}, got {sorted(self.addresses)}"
             )
         self.writer.nodes(facts.values())
 

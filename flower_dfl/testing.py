@@ -50,7 +50,7 @@ _DIMENSION = 12
 _FAR = 1e6
 
 
-class ContractViolation(AssertionError):
+class ContractViolation(AssertionError):  # noqa: N818 - it names what happened, like an assertion
     """A component breaks its contract."""
 
 
@@ -77,7 +77,7 @@ def aggregate(
     bases: Tensor | Sequence[Tensor] | None = None,
     weights: Tensor | Sequence[float] | None = None,
     f: int | None = None,
-    round: int = 1,  # noqa: A002 - the term of the field
+    round: int = 1,
     num_rounds: int = 10,
     learner: Learner | None = None,
     data: LabelledData | None = None,
@@ -145,7 +145,7 @@ def craft(
     receiver: NodeId = 0,
     attacker: int = 0,
     neighbours: "nx.Graph[int] | None" = None,
-    round: int = 1,  # noqa: A002
+    round: int = 1,
     num_rounds: int = 10,
     learner: Learner | None = None,
     data: LabelledData | None = None,
@@ -182,7 +182,17 @@ def craft(
         byzantine_data=(small_data() if data is None else data,) * len(seen),
         honest=tuple(updates[: len(good)]) if attack.knowledge is Knowledge.OMNISCIENT else (),
     )
-    return attack.craft(view, receiver, _attack_context(own.sender, len(good), graph, round, num_rounds, learner, seed))
+    context = AttackContext(
+        node=own.sender,
+        round=round,
+        num_rounds=num_rounds,
+        byzantine=frozenset(update.sender for update in colluders),
+        neighbours={i: frozenset(graph.neighbors(i)) for i in graph},
+        lr=0.1,
+        seed=seed,
+        learner=learner,
+    )
+    return attack.craft(view, receiver, context)
 
 
 def check_strategy(strategy: PeerStrategy[Any], *, robust: bool = True, f: int = 1) -> None:
@@ -246,10 +256,12 @@ def check_attack(attack: Attack) -> None:
     _require(vector.shape == own.shape and vector.dtype == own.dtype, "it crafts a float32 vector of the model's shape")
     _require(vector.device == own.device, "the crafted vector stays on the models' device")
     _require(torch.equal(vector, send()), "the same inputs give the same bits")
-    _require(all(torch.equal(a, b) for a, b in zip(before, (honest, byzantine, base), strict=True)), "views are unchanged")
+    unchanged = all(torch.equal(a, b) for a, b in zip(before, (honest, byzantine, base), strict=True))
+    _require(unchanged, "views are unchanged")
     data = _images()
     inputs, labels = data.inputs.clone(), data.labels.clone()
-    context = _attack_context(6, 6, nx.complete_graph(11), 1, 10, None, 0)
+    neighbours = {i: frozenset(range(11)) - {i} for i in range(11)}
+    context = AttackContext(6, 1, 10, frozenset(range(6, 11)), neighbours, lr=0.1, seed=0)
     poisoned = attack.poison(data, context)
     _require(torch.equal(inputs, data.inputs) and torch.equal(labels, data.labels), "clean data are unchanged")
     _require(poisoned.inputs.shape[1:] == inputs.shape[1:], "poisoned inputs have the shape of clean ones")
@@ -308,25 +320,6 @@ def _check_liar(strategy: PeerStrategy[Any], own: Tensor, received: Tensor, base
         lied = received.clone()
         lied[position] = _FAR
         moved = float((aggregate(strategy, own, lied, base=base, f=f).vector - own).norm())
-        _require(moved <= 10 * spread, f"a huge liar cannot win (neighbour {position + 1} moved the node by {moved:.3g})")
-
-
-def _attack_context(
-    node: NodeId,
-    num_honest: int,
-    graph: "nx.Graph[int]",
-    round: int,  # noqa: A002
-    num_rounds: int,
-    learner: Learner | None,
-    seed: int,
-) -> AttackContext:
-    return AttackContext(
-        node=node,
-        round=round,
-        num_rounds=num_rounds,
-        byzantine=frozenset(range(num_honest, graph.number_of_nodes())),
-        neighbours={i: frozenset(graph.neighbors(i)) for i in graph},
-        lr=0.1,
-        seed=seed,
-        learner=learner,
-    )
+        _require(
+            moved <= 10 * spread, f"a huge liar cannot win (neighbour {position + 1} moved the node by {moved:.3g})"
+        )

@@ -91,7 +91,7 @@ def _epoch(labels: Tensor, config: TrainConfig, generator: torch.Generator) -> t
         on_cpu = labels.cpu()
         weights = 1.0 / on_cpu.bincount().double()[on_cpu]
         order = torch.multinomial(weights, count, replacement=True, generator=generator)
-    return order.to(labels.device).split(config.batch_size)
+    return torch.split(order.to(labels.device), config.batch_size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

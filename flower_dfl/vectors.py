@@ -55,5 +55,5 @@ def _load(targets: list[Tensor], source: Tensor) -> None:
     sizes = [t.numel() for t in targets]
     if source.shape != (sum(sizes),):
         raise ValueError(f"expected a flat tensor of {sum(sizes)} values, got shape {tuple(source.shape)}")
-    for target, part in zip(targets, source.split(sizes), strict=True):
+    for target, part in zip(targets, torch.split(source, sizes), strict=True):
         target.copy_(part.view_as(target))

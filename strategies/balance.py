@@ -75,5 +75,8 @@ class Balance(PeerStrategy[None]):
         own = inbox.own.vector
         distances = distances_to(own, [update.vector for update in inbox.received])
         bound = acceptance_bound(self.gamma, self.kappa, float(distances_to(torch.zeros_like(own), [own])), ctx)
-        scores = {"distance": by_sender(inbox, 0.0, distances), "bound": by_sender(inbox, bound, [bound] * len(distances))}
+        scores = {
+            "distance": by_sender(inbox, 0.0, distances),
+            "bound": by_sender(inbox, bound, [bound] * len(distances)),
+        }
         return anchored(inbox, blend(distances <= bound, self.alpha), state, scores)

@@ -89,7 +89,7 @@ class Bristle(PeerStrategy[None]):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.LEARNER, Need.OWN_DATA})
     alpha: float = 0.4
     candidates: int = 10
-    slack: float = 0.2
+    slack: float = 0.5
     samples: int = 0
 
     BATCH: ClassVar[str] = "bristle-batch"
@@ -127,5 +127,7 @@ class Bristle(PeerStrategy[None]):
 
 
 def _classwise(ctx: RoundContext, vector: Tensor, batch: LabelledData) -> Tensor:
-    predicted = learner_of(ctx).logits(vector, batch.inputs).argmax(dim=1)
-    return f1_scores(predicted, batch.labels, batch.num_classes)
+    """Return the F1 scores of a model ``(c,)``; 0 where it has no opinion, since the argmax of NaN is a class."""
+    logits = learner_of(ctx).logits(vector, batch.inputs)
+    scores = f1_scores(logits.argmax(dim=1), batch.labels, batch.num_classes)
+    return scores if bool(torch.isfinite(logits).all()) else torch.zeros_like(scores)

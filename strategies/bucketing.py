@@ -90,7 +90,7 @@ class Bucketing(PeerStrategy[Any]):
             return [[j] for j in range(count)]
         ranked = distances_to(inbox.own.vector, [update.vector for update in inbox.received]).argsort(stable=True)
         drawn = ranked[torch.randperm(count, generator=ctx.generator(self.DRAW))]
-        return sorted(sorted(part.tolist()) for part in drawn.split(self.size))
+        return sorted(sorted(part.tolist()) for part in torch.split(drawn, self.size))
 
 
 def _mean(updates: list[Update]) -> Update:

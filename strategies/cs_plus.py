@@ -35,7 +35,7 @@ def quantile_radius(
     if byzantine_weight == 0:
         return math.inf
     order = distances.argsort(stable=True)
-    ordered = [0.0, *distances[order].tolist()]
+    ordered: list[float] = [0.0, *distances[order].tolist()]
     target = 1 - 2 * byzantine_weight
     cumulated = 1 - float(weights.sum()) + torch.cat([weights.new_zeros(1), weights[order].cumsum(0)])
     reached = int((cumulated < target - _ROUNDING).sum())

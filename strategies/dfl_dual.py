@@ -201,8 +201,8 @@ def _trusted(
 def _divergence(q: NDArray[np.float64], own: int, c2: float) -> NDArray[np.float64]:
     """Eq. 12. Where the node agrees perfectly with its cluster, anything else is as far as can be."""
     if q[own] == 0:
-        return np.where(q == 0, 1.0, c2)
-    return np.minimum(q / q[own], c2)
+        return np.asarray(np.where(q == 0, 1.0, c2), dtype=np.float64)
+    return np.asarray(np.minimum(q / q[own], c2), dtype=np.float64)
 
 
 def _remarks(d: NDArray[np.float64], far: tuple[int, ...], selected: NDArray[np.bool_], own: int) -> tuple[str, ...]:

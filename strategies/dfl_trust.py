@@ -81,6 +81,8 @@ class DflTrust(PeerStrategy[None]):
         scaled = torch.where(shares > 0, norms[0] / norms.clamp(min=torch.finfo(norms.dtype).tiny), 1.0)
         coefficients = [self.alpha * c for c in (shares * scaled).tolist()]
         if self.space == "model":
-            step = sum(row.double() * c for row, c in zip(rows, coefficients, strict=True))
-            return ((1 - self.alpha) * base.double() + step).to(base.dtype)
+            step = (1 - self.alpha) * base.double()
+            for row, coefficient in zip(rows, coefficients, strict=True):
+                step += coefficient * row.double()
+            return step.to(base.dtype)
         return weighted_mean([base, *rows], [1 - sum(coefficients), *coefficients])

@@ -83,6 +83,6 @@ def invert(
         return loss.detach()
 
     for _ in range(iterations if optimizer == "adam" else 1):
-        steps.step(closure)
+        steps.step(closure)  # type: ignore[no-untyped-call]  # torch leaves LBFGS.step unannotated
     result = inputs.detach().nan_to_num(nan=_BOUND, posinf=_BOUND, neginf=-_BOUND).clamp_(-_BOUND, _BOUND)
     return Inversion(result, losses[-1] / scale)

@@ -1,22 +1,21 @@
 """The numerical core that rules share: plain functions on rows of ``(d,)`` tensors, without settings or state.
 
-Rows stay where they are: no function copies the whole stack. Columns are taken in blocks that fit the cache, differences
-are formed in float64 and relative to the receiver's own row, so that models which agree to five digits are still told
-apart (Gram matrices in float32 cancel there) and one absurdly far row spoils only its own distances.
+Rows stay where they are: no function copies the whole stack. Columns are taken in blocks that fit the cache.
+Differences are formed in float64 and relative to the receiver's own row, so that models which agree to five digits are
+still told apart (Gram matrices in float32 cancel there) and one absurdly far row spoils only its own distances.
 
 Whatever depends on distances alone needs the rows twice: once for their inner products, once for a weighted mean. Every
 step between is arithmetic on ``(n, n)`` numbers. No result depends on the number of threads.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 __all__ = [
-    "best",
     "coordinate_median",
     "cosines",
     "distances_to_mean",
@@ -24,11 +23,14 @@ __all__ = [
     "geometric_median",
     "geometric_median_weights",
     "gram",
+    "krum_order",
     "krum_scores",
     "mean_around_median",
+    "mean_around_median_and_shares",
     "pairwise_distances",
     "repeated_krum",
     "trimmed_mean",
+    "trimmed_mean_and_shares",
     "weighted_mean",
 ]
 
@@ -43,9 +45,6 @@ _BLOCK = 32_768
 
 _ACCELERATOR_BLOCK = 1 << 20
 """The same elsewhere, where starting a kernel costs more than the cache saves."""
-
-_LARGEST_NETWORK = 96
-"""Rows above which sorting beats a sorting network."""
 
 Comparator: TypeAlias = tuple[int, int, bool, bool]
 """Two lines, and whether their minimum (for the first) and their maximum (for the second) are used further on."""
@@ -169,14 +168,22 @@ def krum_scores(distances: Tensor, num_neighbours: int) -> Tensor:
         distances: ``(n, n)`` with a zero diagonal.
         num_neighbours: How many others count, at most n - 1; where fewer than one is asked for, one is taken.
     """
-    others = distances.clone().fill_diagonal_(-1).sort(dim=1).values[:, 1:]  # (n, n - 1)
-    return others[:, : max(num_neighbours, 1)].square().sum(dim=1)
+    return _to_others(distances)[:, : max(num_neighbours, 1)].square().sum(dim=1)
 
 
-def best(scores: Tensor, count: int, own: int | None = None) -> list[int]:
-    """Return the rows of the ``count`` smallest scores, best first; of equal ones own first, then the lower index."""
-    values = scores.tolist()
-    return sorted(range(len(values)), key=lambda k: (values[k], k != own, k))[:count]
+def krum_order(distances: Tensor, num_neighbours: int, own: int | None = None) -> list[int]:
+    """Return all rows by :func:`krum_scores`, smallest first.
+
+    Where one neighbour counts, two rows that are each other's nearest always tie. Ties go to the row that is nearer to
+    its further neighbours, one after the other; then to ``own``, then to the lower index.
+    """
+    scores, others = krum_scores(distances, num_neighbours).tolist(), _to_others(distances).tolist()
+    return sorted(range(len(scores)), key=lambda k: (scores[k], others[k], k != own, k))
+
+
+def _to_others(distances: Tensor) -> Tensor:
+    """Return each row's distances to all others, ascending ``(n, n - 1)``."""
+    return distances.clone().fill_diagonal_(-1).sort(dim=1).values[:, 1:]
 
 
 def repeated_krum(distances: Tensor, f: int, count: int, own: int | None = None) -> list[int]:
@@ -186,14 +193,13 @@ def repeated_krum(distances: Tensor, f: int, count: int, own: int | None = None)
         distances: ``(n, n)``, computed once: a pick only removes a row and a column.
         f: Byzantine budget. Of ``r`` rows left, the ``r - f - 2`` nearest others count, but at least one.
         count: Number of picks, at most n.
-        own: Who wins ties; None is the lower index.
+        own: Who wins ties that :func:`krum_order` leaves; None is the lower index.
     """
     left = list(range(len(distances)))
     picked: list[int] = []
     for _ in range(count):
-        scores = krum_scores(distances[left][:, left], len(left) - f - 2)
-        position = best(scores, 1, left.index(own) if own in left else None)[0]
-        picked.append(left.pop(position))
+        order = krum_order(distances[left][:, left], len(left) - f - 2, left.index(own) if own in left else None)
+        picked.append(left.pop(order[0]))
     return picked
 
 
@@ -226,9 +232,7 @@ def _inverse(distances: Tensor, smoothing: float) -> Tensor:
     return inverse / inverse.sum()
 
 
-def geometric_median(
-    rows: Sequence[Tensor], own: int = 0, *, smoothing: float = 1e-6, iterations: int = 100
-) -> Tensor:
+def geometric_median(rows: Sequence[Tensor], own: int = 0, *, smoothing: float = 1e-6, iterations: int = 100) -> Tensor:
     """Return the point with the smallest sum of distances to the rows, ``(d,)``; see :func:`geometric_median_weights`.
 
     Args:
@@ -243,57 +247,60 @@ def geometric_median(
 
 def coordinate_median(rows: Sequence[Tensor]) -> Tensor:
     """Return the median of each coordinate ``(d,)``; of an even number of rows the mean of the two middle values."""
-    return trimmed_mean(rows, (len(rows) - 1) // 2)[0]
+    return trimmed_mean(rows, (len(rows) - 1) // 2)
 
 
-def trimmed_mean(rows: Sequence[Tensor], trim: int, *, with_shares: bool = False) -> tuple[Tensor, Tensor]:
+def trimmed_mean(rows: Sequence[Tensor], trim: int) -> Tensor:
     """Return the mean of each coordinate ``(d,)`` without its ``trim`` smallest and ``trim`` largest values.
 
     Args:
         rows: ``n`` vectors ``(d,)``.
         trim: Values dropped at each end, below n / 2.
-        with_shares: Also count who was kept; otherwise every share is 1 / n.
-
-    Returns:
-        The mean, and each row's share of all values kept, float64 ``(n,)``, summing to 1. Values equal to a kept one
-        count as kept.
     """
-    last = len(rows) - trim
-    return _coordinatewise(rows, trim, last, lambda kept: kept, with_shares=with_shares)
+    return _coordinatewise(rows, trim, None, with_shares=False)[0]
 
 
-def mean_around_median(rows: Sequence[Tensor], count: int, *, with_shares: bool = False) -> tuple[Tensor, Tensor]:
+def trimmed_mean_and_shares(rows: Sequence[Tensor], trim: int) -> tuple[Tensor, Tensor]:
+    """Return :func:`trimmed_mean`, and each row's share of all values that were kept, float64 ``(n,)``, summing to 1.
+
+    A value equal to a kept one counts as kept.
+    """
+    return _coordinatewise(rows, trim, None, with_shares=True)
+
+
+def mean_around_median(rows: Sequence[Tensor], count: int) -> Tensor:
     """Return for each coordinate the mean of the ``count`` values nearest to the median, ``(d,)``.
 
     Args:
         rows: ``n`` vectors ``(d,)``.
-        count: Values kept, 1 to n. Of two equally near ones the larger goes first.
-        with_shares: As in :func:`trimmed_mean`.
+        count: Values kept, 1 to n. Of two equally near ones the smaller stays.
     """
-    return _coordinatewise(rows, 0, len(rows), lambda kept: _around_median(kept, count), with_shares=with_shares)
+    return _coordinatewise(rows, 0, count, with_shares=False)[0]
+
+
+def mean_around_median_and_shares(rows: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Return :func:`mean_around_median`, and each row's share as in :func:`trimmed_mean_and_shares`."""
+    return _coordinatewise(rows, 0, count, with_shares=True)
 
 
 def _coordinatewise(
-    rows: Sequence[Tensor],
-    first: int,
-    last: int,
-    choose: Callable[[list[Tensor]], list[Tensor]],
-    *,
-    with_shares: bool,
+    rows: Sequence[Tensor], trim: int, count: int | None, *, with_shares: bool
 ) -> tuple[Tensor, Tensor]:
-    """Sort each coordinate, choose among the ranks ``first`` to ``last - 1``, and average what is chosen."""
+    """Sort each coordinate, drop ``trim`` values at each end, keep the middle ``count``, and average them."""
     mean = torch.empty_like(rows[0])
     kept = torch.zeros(len(rows), dtype=torch.float64, device=mean.device)
     for part in _parts(mean):
         parts = [row[part] for row in rows]
-        chosen = choose(_ranks(parts, first, last))
+        values = _ranks(parts, trim, len(rows) - trim)
+        if count is not None:
+            values = _around_median(values, count)
         total = torch.zeros_like(mean[part], dtype=torch.float64)
-        for values in chosen:
-            total += values
-        mean[part] = total.div_(len(chosen))
+        for rank in values:
+            total += rank
+        mean[part] = total.div_(len(values))
         if with_shares:
-            kept += _count_within(parts, chosen[0], chosen[-1])
-    return mean, kept / kept.sum() if with_shares else torch.full_like(kept, 1 / len(rows))
+            kept += _count_within(parts, values[0], values[-1])
+    return mean, kept.div_(kept.sum())
 
 
 def _count_within(parts: Sequence[Tensor], low: Tensor, high: Tensor) -> Tensor:
@@ -304,19 +311,26 @@ def _count_within(parts: Sequence[Tensor], low: Tensor, high: Tensor) -> Tensor:
 
 
 def _around_median(ordered: list[Tensor], count: int) -> list[Tensor]:
-    """Drop the end that is farther from the median until ``count`` values are left in each coordinate."""
+    """Return the ``count`` values nearest to the median of each coordinate, in order.
+
+    They are neighbours in the order: a window that starts at the smallest value and moves on while the value it would
+    leave behind is farther from the median than the one it would take in. Moving on is written with minima and maxima,
+    many times faster than a choice by mask.
+    """
     n = len(ordered)
-    median = (ordered[(n - 1) // 2].double() + ordered[n // 2]).div_(2)
-    while len(ordered) > count:
-        lower_is_farther = median - ordered[0] > ordered[-1] - median
-        ordered = [torch.where(lower_is_farther, y, x) for x, y in zip(ordered, ordered[1:], strict=False)]
-    return ordered
+    twice_median = ordered[(n - 1) // 2].double() + ordered[n // 2]
+    window = [values.clone() for values in ordered[:count]]
+    farther = torch.empty_like(ordered[0])
+    for start in range(n - count):
+        torch.gt(twice_median, ordered[start].double() + ordered[start + count], out=farther)
+        gate = farther.sub_(0.5).mul_(torch.inf)  # infinite where the window moves on, minus infinity where it stays
+        for values, following in zip(window, ordered[start + 1 :], strict=False):
+            torch.maximum(values, torch.minimum(following, gate), out=values)
+    return window
 
 
 def _ranks(parts: Sequence[Tensor], first: int, last: int) -> list[Tensor]:
-    """Return the values of ranks ``first`` to ``last - 1`` of each coordinate; may alias the input, never changes it."""
-    if len(parts) > _LARGEST_NETWORK:
-        return list(torch.stack(list(parts)).sort(dim=0).values[first:last])
+    """Return the values of ranks ``first`` to ``last - 1`` of each coordinate; they may alias the rows."""
     lines: list[Tensor] = list(parts)
     spare: list[Tensor] = []
     ours = [False] * len(lines)
@@ -333,7 +347,7 @@ def _ranks(parts: Sequence[Tensor], first: int, last: int) -> list[Tensor]:
 
 @functools.cache
 def _network(n: int, first: int, last: int) -> tuple[Comparator, ...]:
-    """Return Batcher's odd-even merge sort of ``n`` lines, without what the ranks ``first`` to ``last - 1`` do not need.
+    """Return Batcher's odd-even merge sort of ``n`` lines, without what ranks ``first`` to ``last - 1`` do not need.
 
     References:
         Batcher, *Sorting networks and their applications*, 1968. https://doi.org/10.1145/1468075.1468121

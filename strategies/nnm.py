@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from flower_dfl.errors import ByzantineBudgetError, ConfigurationError
@@ -60,8 +59,8 @@ class NearestNeighbourMixing(PeerStrategy[Any]):
         if f and n <= 2 * f:
             raise ByzantineBudgetError(f"NNM needs n > 2f, got n={n}, f={f}")
         rows = [update.vector for update in members]
-        distances = pairwise_distances(rows, members.index(inbox.own)).cpu()
-        nearest = distances.argsort(dim=1, stable=True)[:, : n - f].tolist()  # (n, n - f), each row starts with itself
+        distances = pairwise_distances(rows, members.index(inbox.own)).cpu().fill_diagonal_(-1)  # itself first, always
+        nearest = distances.argsort(dim=1, stable=True)[:, : n - f].tolist()  # (n, n - f)
         mixed = {
             update.sender: replace(update, vector=weighted_mean([rows[k] for k in near], [1.0] * (n - f)), digest=None)
             for update, near in zip(members, nearest, strict=True)

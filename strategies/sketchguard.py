@@ -57,8 +57,8 @@ class Sketchguard(PeerStrategy[None]):
         ConfigurationError: A parameter is out of range.
 
     References:
-        Rangwala, Azzedin, Sinnott, Buyya, *SketchGuard: Scaling Byzantine-Robust Decentralized Federated Learning via Sketch-Based Screening*, 2025.
-        https://arxiv.org/abs/2510.07922
+        Rangwala, Azzedin, Sinnott, Buyya, *SketchGuard: Scaling Byzantine-Robust Decentralized Federated Learning via
+        Sketch-Based Screening*, 2025. https://arxiv.org/abs/2510.07922
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["two_median"]
 
 _RELATIVE_TOLERANCE = 1e-9
 
 
-def two_median(values: Sequence[float]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def two_median(values: Sequence[float] | NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     r"""Split numbers into a near (small) and a far (large) cluster.
 
     .. math:: \min_{A, B} \sum_{a \in A} |v_a - \mathrm{med}(A)| + \sum_{b \in B} |v_b - \mathrm{med}(B)|
@@ -42,13 +43,13 @@ def two_median(values: Sequence[float]) -> tuple[tuple[int, ...], tuple[int, ...
         return tuple(range(len(numbers))), ()
     sums = np.concatenate(([0.0], np.cumsum(ordered)))
     tolerance = 1e-12 * scale * len(numbers)
-    costs = np.array([_spread(sums, 0, cut) + _spread(sums, cut, len(numbers)) for cut in cuts])
+    costs = np.array([_spread(sums, 0, cut) + _spread(sums, cut, len(numbers)) for cut in cuts.tolist()])
     best = cuts[costs <= costs.min() + tolerance]
     cut = int(best[np.argmax(gaps[best - 1])])
     return tuple(sorted(map(int, order[:cut]))), tuple(sorted(map(int, order[cut:])))
 
 
-def _spread(sums: np.ndarray, start: int, stop: int) -> float:
+def _spread(sums: NDArray[np.float64], start: int, stop: int) -> float:
     """Return the sum of absolute deviations of a sorted run from its median, by prefix sums."""
     half = (stop - start) // 2
     return float(sums[stop] - sums[stop - half] - sums[start + half] + sums[start])

@@ -28,29 +28,31 @@ class Ubar(PeerStrategy[None]):
     Byzantine budget: ``rho`` is what it assumes. An empty inbox leaves the node at its own half-step. ``rho = 1``
     leaves the screening to the losses.
 
-    Convention: the rule is applied to half-steps, so the published gradient step is the training before it. Where
-    nobody survives the loss test, the node stays at its own half-step (``own``); the paper then takes the survivor of
-    the first stage with the lowest loss (``best``), which lets an attacker in where all of those are attackers.
+    Where nobody passes the loss test, :math:`R_i` is the one of :math:`S_i` with the lowest loss (``best``, as
+    published), which lets an attacker in if all of :math:`S_i` are attackers, or is empty (``own``), which on non-IID
+    data leaves the node alone most of the time: a half-step is hard to beat on the data that it was just trained on.
+
+    Convention: the rule is applied to half-steps, so the published gradient step is the training before it.
 
     Args:
         rho: Share of the neighbours believed to be honest. In (0, 1].
         alpha: Share of the own model. In [0, 1].
         samples: Size of the batch; 0 takes all own data. Not negative.
-        fallback: ``own`` or ``best``.
+        fallback: ``best`` or ``own``.
 
     Raises:
         ConfigurationError: A parameter is out of range.
 
     References:
-        Guo, Zhang, Yu, Xie, Ma, Xiang, Liu, *Byzantine-Resilient Decentralized Stochastic Gradient Descent*, 2021.
-        https://arxiv.org/abs/2002.08569
+        Guo, Zhang, Yu, Xie, Ma, Xiang, Liu, *Byzantine-Resilient Decentralized Stochastic Gradient Descent*, IEEE
+        TCSVT 2022. https://ieeexplore.ieee.org/document/9555632
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.LEARNER, Need.OWN_DATA})
     rho: float = 0.4
     alpha: float = 0.5
     samples: int = 100
-    fallback: Literal["own", "best"] = "own"
+    fallback: Literal["best", "own"] = "best"
 
     BATCH: ClassVar[str] = "ubar-batch"
     """Purpose of the draw of own data."""
@@ -62,8 +64,8 @@ class Ubar(PeerStrategy[None]):
             raise ConfigurationError(f"alpha must be in [0, 1], got {self.alpha}")
         if self.samples < 0:
             raise ConfigurationError(f"samples must not be negative, got {self.samples}")
-        if self.fallback not in ("own", "best"):
-            raise ConfigurationError(f"fallback must be 'own' or 'best', got {self.fallback!r}")
+        if self.fallback not in ("best", "own"):
+            raise ConfigurationError(f"fallback must be 'best' or 'own', got {self.fallback!r}")
 
     def aggregate(self, inbox: Inbox, state: None, ctx: RoundContext) -> Aggregate[None]:
         """Return the blend of the own model and the mean of the survivors."""

@@ -171,9 +171,7 @@ def _is_healthy(port: int, process: psutil.Process) -> bool:
     return False
 
 
-def _submit(
-    workplace: Path, environment: Mapping[str, str], config: RunConfig, cpus: float, gpus: float
-) -> str:
+def _submit(workplace: Path, environment: Mapping[str, str], config: RunConfig, cpus: float, gpus: float) -> str:
     federation = (
         f"num-supernodes={config.num_nodes} client-resources-num-cpus={cpus:g} client-resources-num-gpus={gpus:g}"
     )

@@ -57,23 +57,23 @@ class Transport(Protocol):
     shares_digests: ClassVar[bool]
     """Whether the sender's side may compute digests for all receivers (a simulation's shortcut)."""
 
-    def recall(self, node: NodeId, round: int) -> Memory:  # noqa: A002 - the term of the field
+    def recall(self, node: NodeId, round: int) -> Memory:
         """Return what the node remembered in a round."""
         ...
 
-    def remember(self, node: NodeId, round: int, memory: Memory) -> None:  # noqa: A002
+    def remember(self, node: NodeId, round: int, memory: Memory) -> None:
         """Keep the node's memory of a round."""
         ...
 
-    def publish(self, sender: NodeId, round: int, letters: Mapping[NodeId, Update]) -> None:  # noqa: A002
+    def publish(self, sender: NodeId, round: int, letters: Mapping[NodeId, Update]) -> None:
         """Send one letter to each receiver."""
         ...
 
-    def collect(self, receiver: NodeId, round: int, senders: Iterable[NodeId]) -> tuple[Update, ...]:  # noqa: A002
+    def collect(self, receiver: NodeId, round: int, senders: Iterable[NodeId]) -> tuple[Update, ...]:
         """Return the letters of a round that have arrived; a letter that never came is simply missing."""
         ...
 
-    def half_steps(self, nodes: Iterable[NodeId], round: int) -> tuple[Update, ...]:  # noqa: A002
+    def half_steps(self, nodes: Iterable[NodeId], round: int) -> tuple[Update, ...]:
         """Return other nodes' own half-steps, in order: what an adversary with knowledge sees."""
         ...
 

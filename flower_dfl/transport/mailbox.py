@@ -48,20 +48,20 @@ class _Slots:
         """Answer, once the actor is up."""
         return True
 
-    def put_memory(self, round: int, node: NodeId, boxed: list[Any]) -> None:  # noqa: A002 - the term of the field
+    def put_memory(self, round: int, node: NodeId, boxed: list[Any]) -> None:
         self._memories.setdefault(round, {})[node] = boxed[0]
         for kept in (self._memories, self._letters):
             for old in [r for r in kept if r < round - 1]:
                 del kept[old]
 
-    def put_letters(self, round: int, sender: NodeId, routes: dict[NodeId, int], boxed: list[Any]) -> None:  # noqa: A002
+    def put_letters(self, round: int, sender: NodeId, routes: dict[NodeId, int], boxed: list[Any]) -> None:
         self._letters.setdefault(round, {})[sender] = (routes, boxed)
 
-    def memories(self, round: int, nodes: list[NodeId]) -> list[Any]:  # noqa: A002
+    def memories(self, round: int, nodes: list[NodeId]) -> list[Any]:
         kept = self._memories.get(round, {})
         return [kept.get(node) for node in nodes]
 
-    def letters(self, round: int, receiver: NodeId, senders: list[NodeId]) -> list[Any]:  # noqa: A002
+    def letters(self, round: int, receiver: NodeId, senders: list[NodeId]) -> list[Any]:
         posted = self._letters.get(round, {})
         found = []
         for sender in senders:
@@ -70,7 +70,7 @@ class _Slots:
                 found.append(boxed[routes[receiver]])
         return found
 
-    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]:  # noqa: A002
+    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]:
         """Compute consensus where the values are, so that no model passes through the server."""
         parcels = ray.get([self._memories[round][node] for node in nodes])
         return distances_to_mean([_tree(parcel)["start"][0] for parcel in parcels]).tolist()
@@ -85,11 +85,11 @@ class Mailbox:
         self._actor = ray.remote(_Slots).options(name=self.name, namespace=_NAMESPACE, num_cpus=0).remote()
         _get(self._actor.ready.remote(), timeout)
 
-    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]:  # noqa: A002
+    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]:
         """Return each node's distance from the mean of their start-of-round models."""
         return list(_get(self._actor.distances_to_mean.remote(round, nodes), self._timeout))
 
-    def models(self, round: int, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Tensor, Tensor]]:  # noqa: A002
+    def models(self, round: int, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Tensor, Tensor]]:
         """Yield vector and buffers of each node's start-of-round model, one node at a time."""
         for node in nodes:
             (reference,) = _get(self._actor.memories.remote(round, [node]), self._timeout)
@@ -118,36 +118,34 @@ class MailboxTransport:
         except ValueError as error:
             raise TransportError(f"the mailbox {name!r} is gone") from error
 
-    def recall(self, node: NodeId, round: int) -> Memory:  # noqa: A002
+    def recall(self, node: NodeId, round: int) -> Memory:
         """Return what the node remembered in a round."""
         return self._memories([node], round)[0]
 
-    def remember(self, node: NodeId, round: int, memory: Memory) -> None:  # noqa: A002
+    def remember(self, node: NodeId, round: int, memory: Memory) -> None:
         """Keep the node's memory of a round."""
         reference = self._store(memory.to_tree())
         _get(self._actor.put_memory.remote(round, node, [reference]), self._timeout)
 
-    def publish(self, sender: NodeId, round: int, letters: Mapping[NodeId, Update]) -> None:  # noqa: A002
+    def publish(self, sender: NodeId, round: int, letters: Mapping[NodeId, Update]) -> None:
         """Send one letter to each receiver; a letter to several is stored once."""
         distinct: dict[int, Update] = {id(letter): letter for letter in letters.values()}
         position = {key: index for index, key in enumerate(distinct)}
-        stored = [
-            self._store(update_to_tree(letter, with_base=True, with_digest=True)) for letter in distinct.values()
-        ]
+        stored = [self._store(update_to_tree(letter, with_base=True, with_digest=True)) for letter in distinct.values()]
         routes = {receiver: position[id(letter)] for receiver, letter in letters.items()}
         _get(self._actor.put_letters.remote(round, sender, routes, stored), self._timeout)
 
-    def collect(self, receiver: NodeId, round: int, senders: Iterable[NodeId]) -> tuple[Update, ...]:  # noqa: A002
+    def collect(self, receiver: NodeId, round: int, senders: Iterable[NodeId]) -> tuple[Update, ...]:
         """Return the letters of a round that have arrived."""
         references = _get(self._actor.letters.remote(round, receiver, list(senders)), self._timeout)
         return tuple(update_from_tree(_tree(parcel)) for parcel in _get(references, self._timeout))
 
-    def half_steps(self, nodes: Iterable[NodeId], round: int) -> tuple[Update, ...]:  # noqa: A002
+    def half_steps(self, nodes: Iterable[NodeId], round: int) -> tuple[Update, ...]:
         """Return other nodes' own half-steps, in order."""
         found = (memory.half_step for memory in self._memories(list(nodes), round))
         return tuple(half for half in found if half is not None)
 
-    def _memories(self, nodes: list[NodeId], round: int) -> list[Memory]:  # noqa: A002
+    def _memories(self, nodes: list[NodeId], round: int) -> list[Memory]:
         references = _get(self._actor.memories.remote(round, nodes), self._timeout)
         missing = [node for node, reference in zip(nodes, references, strict=True) if reference is None]
         if missing:

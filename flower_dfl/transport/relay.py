@@ -51,6 +51,7 @@ class RelayTransport:
     Args:
         incoming: Content of the server's message.
         state: The node's own ``Context.state``.
+        reply: Content of the node's reply; filled.
         largest: Most bytes of tensors in a well-formed letter.
         wanted: What the server asks for beside the letters: ``model``, where it evaluates consensus or writes the
             checkpoint; ``half-step``, where an attacker is allowed to see it.
@@ -58,31 +59,33 @@ class RelayTransport:
 
     shares_digests: ClassVar[bool] = False
 
-    def __init__(self, incoming: RecordDict, state: RecordDict, largest: int, wanted: Iterable[str]) -> None:
+    def __init__(
+        self, incoming: RecordDict, state: RecordDict, reply: RecordDict, largest: int, wanted: Iterable[str]
+    ) -> None:
         self._incoming = incoming
+        self._reply = reply
         self._state = state
         self._largest = largest + _OVERHEAD
         self._wanted = frozenset(wanted)
-        self.outgoing: dict[str, ConfigRecord] = {}
 
-    def recall(self, node: NodeId, round: int) -> Memory:  # noqa: A002 - the term of the field
+    def recall(self, node: NodeId, round: int) -> Memory:
         """Return what the node remembered in a round."""
         record = self._state.config_records.get(_MEMORY)
         if record is None or record["round"] != round:
             raise TransportError(f"node {node} has no memory of round {round}")
         return Memory.from_tree(codec.unpack(_bytes(record, "data")))
 
-    def remember(self, node: NodeId, round: int, memory: Memory) -> None:  # noqa: A002
+    def remember(self, node: NodeId, round: int, memory: Memory) -> None:
         """Keep the node's memory of a round, and put what the server asks for into the reply."""
         del node
         self._state[_MEMORY] = ConfigRecord({"round": round, "data": codec.pack(memory.to_tree())})
         if MODEL in self._wanted:
-            self.outgoing[MODEL] = ConfigRecord({"data": codec.pack((memory.start.vector, memory.start.buffers))})
+            self._reply[MODEL] = ConfigRecord({"data": codec.pack((memory.start.vector, memory.start.buffers))})
         if HALF_STEP in self._wanted and memory.half_step is not None:
             half_step = update_to_tree(memory.half_step, with_base=True, with_digest=False)
-            self.outgoing[HALF_STEP] = ConfigRecord({"data": codec.pack(half_step)})
+            self._reply[HALF_STEP] = ConfigRecord({"data": codec.pack(half_step)})
 
-    def publish(self, sender: NodeId, round: int, letters: Mapping[NodeId, Update]) -> None:  # noqa: A002
+    def publish(self, sender: NodeId, round: int, letters: Mapping[NodeId, Update]) -> None:
         """Put the letters into the reply; a letter to several is packed once."""
         del sender, round
         record: dict[str, bytes | list[int]] = {}
@@ -90,9 +93,9 @@ class RelayTransport:
             index = len(record) // 2
             record[f"to-{index}"] = [receiver for receiver, sent in letters.items() if sent is letter]
             record[f"data-{index}"] = codec.pack(update_to_tree(letter, with_base=True, with_digest=False))
-        self.outgoing[_LETTERS] = ConfigRecord(record)  # type: ignore[arg-type]  # dict is invariant in its values
+        self._reply[_LETTERS] = ConfigRecord(record)  # type: ignore[arg-type]  # dict is invariant in its values
 
-    def collect(self, receiver: NodeId, round: int, senders: Iterable[NodeId]) -> tuple[Update, ...]:  # noqa: A002
+    def collect(self, receiver: NodeId, round: int, senders: Iterable[NodeId]) -> tuple[Update, ...]:
         """Return the letters that this message brought."""
         del receiver, round
         record = self._incoming.config_records.get(_LETTERS, ConfigRecord())
@@ -102,7 +105,7 @@ class RelayTransport:
             if str(sender) in record
         )
 
-    def half_steps(self, nodes: Iterable[NodeId], round: int) -> tuple[Update, ...]:  # noqa: A002
+    def half_steps(self, nodes: Iterable[NodeId], round: int) -> tuple[Update, ...]:
         """Return the half-steps that this message brought."""
         del round
         record = self._incoming.config_records.get(_HALF_STEPS, ConfigRecord())
@@ -142,11 +145,11 @@ class Relay:
         """Return the half-steps that an attacker is allowed to see."""
         return {_HALF_STEPS: ConfigRecord({str(node): self._half_steps[node] for node in nodes})}
 
-    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]:  # noqa: A002
+    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]:
         """Return each node's distance from the mean of their start-of-round models."""
         return distances_to_mean([vector for _, vector, _ in self.models(round, nodes)]).tolist()
 
-    def models(self, round: int, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, codec.Tree, codec.Tree]]:  # noqa: A002
+    def models(self, round: int, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, codec.Tree, codec.Tree]]:
         """Yield vector and buffers of each node's start-of-round model."""
         del round
         for node in nodes:
