@@ -21,7 +21,8 @@ __all__ = ["DflDetector", "has_two_clusters", "hessian_vector_product", "two_mea
 State: TypeAlias = dict[str, Any]
 """A tree that :mod:`flower_dfl.codec` packs:
 
-``history``  the last ``window + 1`` rounds, ``(round, start-of-round model, aggregated update)``
+``points``   the last ``window + 1`` rounds, ``(round, start-of-round model)``
+``changes``  how the mean update changed from each of these rounds to the next, at most ``window`` vectors
 ``last``     by sender, ``(round, update)`` of its latest message
 ``errors``   by sender, its latest ``window`` relative prediction errors
 ``flagged``  the senders that are removed
@@ -34,7 +35,7 @@ _LEAST_INERTIA = 1e-12
 """Of scores in [0, 1]; keeps the logarithm of a perfect clustering finite."""
 
 
-def hessian_vector_product(points: Sequence[Tensor], gradients: Sequence[Tensor], v: Tensor) -> Tensor:
+def hessian_vector_product(points: Sequence[Tensor], changes: Sequence[Tensor], v: Tensor) -> Tensor:
     r"""Return ``H v``, float64 ``(d,)``, for the L-BFGS approximation ``H`` of the Hessian (not its inverse).
 
     .. math:: H v = \sigma v - [\sigma S \; Y]
@@ -42,14 +43,14 @@ def hessian_vector_product(points: Sequence[Tensor], gradients: Sequence[Tensor]
               \begin{bmatrix} \sigma S^T v \\ Y^T v \end{bmatrix}, \qquad
               \sigma = \frac{y_N^T s_N}{s_N^T s_N}
 
-    with the columns :math:`s_\tau = w^\tau - w^{\tau-1}` of ``S`` and :math:`y_\tau = g^\tau - g^{\tau-1}` of ``Y``,
-    ``L`` the part of :math:`S^T Y` below its diagonal ``D``. :math:`H s_N = y_N` always; on a quadratic with Hessian
-    ``A``, :math:`H v = A v` once the steps are ``d`` conjugate directions. The pseudo-inverse takes care of steps that
-    depend on one another. Without any movement ``H`` is zero.
+    with the steps :math:`s_\tau = w^\tau - w^{\tau-1}` as columns of ``S``, the gradient's changes over them as columns
+    of ``Y``, and ``L`` the part of :math:`S^T Y` below its diagonal ``D``. :math:`H s_N = y_N` always; on a quadratic
+    with Hessian ``A``, :math:`H v = A v` once the steps are ``d`` conjugate directions. The pseudo-inverse takes care
+    of steps that depend on one another. Without any movement ``H`` is zero.
 
     Args:
         points: ``N + 1`` successive points ``(d,)``, oldest first.
-        gradients: The gradients there.
+        changes: The gradient's ``N`` changes from each point to the next ``(d,)``.
         v: ``(d,)``.
 
     References:
@@ -59,7 +60,7 @@ def hessian_vector_product(points: Sequence[Tensor], gradients: Sequence[Tensor]
     pairs = len(points) - 1
     gram = torch.zeros(2 * pairs + 1, 2 * pairs + 1, dtype=torch.float64, device=v.device)
     for part in _parts(v):
-        rows = torch.cat([_differences(points, part), _differences(gradients, part), v[part].double()[None]])
+        rows = torch.cat([_stack(points, part).diff(dim=0), _stack(changes, part), v[part].double()[None]])
         gram += rows @ rows.T
     sizes = gram.diagonal()[:pairs]
     moved = torch.nonzero(sizes > 0)
@@ -74,8 +75,8 @@ def hessian_vector_product(points: Sequence[Tensor], gradients: Sequence[Tensor]
     right = torch.cat([sigma * gram[:pairs, -1], gram[pairs:-1, -1]])
     weights = torch.linalg.pinv(middle, hermitian=True, rtol=1e-12) @ right  # (2N,)
     for part in _parts(v):
-        steps, changes = _differences(points, part), _differences(gradients, part)  # (N, block)
-        result[part] = sigma * (v[part].double() - weights[:pairs] @ steps) - weights[pairs:] @ changes
+        steps = _stack(points, part).diff(dim=0)  # (N, block)
+        result[part] = sigma * (v[part].double() - weights[:pairs] @ steps) - weights[pairs:] @ _stack(changes, part)
     return result
 
 
@@ -138,9 +139,11 @@ class DflDetector(PeerStrategy[State]):
               s_j = \text{mean of the last } N \text{ errors } e_j
 
     with :math:`g_j^t = \theta_i^t - h_j`, the receiver's own start-of-round model being everybody's base, and ``tau``
-    the last round in which ``j`` was heard, usually ``t - 1``. ``H`` comes from what the node itself has seen: its
-    models and its aggregated updates :math:`\theta_i^t - \theta_i^{t+1}` of the last ``N + 1`` rounds
-    (:func:`hessian_vector_product`). If the gap statistic finds more than one cluster of scores
+    the last round in which ``j`` was heard, usually ``t - 1``. ``H`` comes from what the node itself has seen
+    (:func:`hessian_vector_product`): the steps between its models of the last ``N + 1`` rounds, and how the mean update
+    changed over each of them. Where the same neighbours are averaged in both rounds, that mean is the aggregated
+    update :math:`\theta_i^t - \theta_i^{t+1}`; otherwise only those heard in both count, for the coming and going of
+    neighbours is no curvature. If the gap statistic finds more than one cluster of scores
     (:func:`has_two_clusters`), the cluster of the larger mean in exact 2-means is suspected, provided that its mean is
     more than ``margin`` times the other one's. The rest is averaged.
 
@@ -152,7 +155,8 @@ class DflDetector(PeerStrategy[State]):
 
     Convention: FLDetector normalises errors by their sum; the mean keeps rounds with absent neighbours comparable.
     It starts at round 50 or 30 and restarts training without those it removed; here training goes on. It was made
-    for one full-batch step a round; with several local steps honest updates surprise as well. The margin is ours
+    for one full-batch step a round; with several local steps honest updates surprise as well, and where noise drowns
+    the curvature ``H`` can be arbitrarily wrong, for all alike. The margin is ours
     (1 is without): of seven scores drawn alike, the gap statistic sees two clusters one time in ten, and a test every
     round with removal for good would soon have removed honest neighbours whose scores differ by a few percent.
 
@@ -192,7 +196,7 @@ class DflDetector(PeerStrategy[State]):
     def init(self, own: Tensor) -> State:
         """Return the empty history."""
         del own
-        return {"history": (), "last": {}, "errors": {}, "flagged": ()}
+        return {"points": (), "changes": (), "last": {}, "errors": {}, "flagged": ()}
 
     def aggregate(self, inbox: Inbox, state: State, ctx: RoundContext) -> Aggregate[State]:
         """Return the uniform mean of everybody who is not suspected."""
@@ -206,13 +210,15 @@ class DflDetector(PeerStrategy[State]):
         removed |= far - {own}
         kept = [update for update in inbox.members if update.sender not in removed]
         vector = weighted_mean([update.vector for update in kept], [1.0] * len(kept))
-        history = (*state["history"], (ctx.round, ctx.base.clone(), ctx.base - vector))[-self.window - 1 :]
-        rounds = {entry[0] for entry in history}
+        change = _mean_change(state, {sender: u for sender, u in updates.items() if sender not in removed})
+        points = (*state["points"], (ctx.round, ctx.base.clone()))[-self.window - 1 :]
+        rounds = {entry[0] for entry in points}
         last = state["last"] | {sender: (ctx.round, update) for sender, update in updates.items()}
         return Aggregate(
             vector=vector,
             state={
-                "history": history,
+                "points": points,
+                "changes": (*state["changes"], *change)[-self.window :],
                 "last": {
                     s: last[s] for s in sorted(last) if last[s][0] in rounds and (s not in removed or not self.sticky)
                 },
@@ -243,21 +249,29 @@ class DflDetector(PeerStrategy[State]):
 
 def _prediction_errors(state: State, updates: dict[NodeId, Tensor], base: Tensor) -> dict[NodeId, float]:
     """Return, for everybody with a remembered update, how far this one is from its prediction."""
-    history = state["history"]
-    if len(history) < 2:
+    points: dict[int, Tensor] = dict(state["points"])
+    if len(points) < 2:
         return {}
-    points = {entry[0]: entry[1] for entry in history}
-    gradients = [entry[2] for entry in history]
-    changes: dict[int, Tensor] = {}
+    moves: dict[int, Tensor] = {}
     errors = {}
     for sender, update in updates.items():
         heard, previous = state["last"].get(sender, (None, None))
         if heard is None:
             continue
-        if heard not in changes:
-            changes[heard] = hessian_vector_product(list(points.values()), gradients, base.double() - points[heard])
-        errors[sender] = float(distances_to(changes[heard], [update.double() - previous]))
+        if heard not in moves:
+            v = base.double() - points[heard]
+            moves[heard] = hessian_vector_product(list(points.values()), state["changes"], v)
+        errors[sender] = float(distances_to(moves[heard], [update.double() - previous]))
     return errors
+
+
+def _mean_change(state: State, updates: dict[NodeId, Tensor]) -> tuple[Tensor, ...]:
+    """Return how the mean update of those changed who were heard in the last round and are now: one vector, or none."""
+    if not state["points"]:
+        return ()
+    newest = state["points"][-1][0]
+    heard = [sender for sender in updates if sender in state["last"] and state["last"][sender][0] == newest]
+    return (weighted_mean([updates[sender] - state["last"][sender][1] for sender in heard], [1.0] * len(heard)),)
 
 
 def _inertias(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -270,6 +284,6 @@ def _parts(vector: Tensor) -> list[slice]:
     return [slice(start, start + _BLOCK) for start in range(0, vector.numel(), _BLOCK)]
 
 
-def _differences(rows: Sequence[Tensor], part: slice) -> Tensor:
-    """Return the successive differences of rows in float64 ``(N, block)``."""
-    return torch.stack([row[part] for row in rows]).double().diff(dim=0)
+def _stack(rows: Sequence[Tensor], part: slice) -> Tensor:
+    """Return some columns of the rows in float64 ``(N, block)``."""
+    return torch.stack([row[part] for row in rows]).double()

@@ -51,8 +51,12 @@ class Bare:
     def init(self, own): ...
 
 
-class NoLevel(Attack):
-    pass
+class NoLevel:
+    trigger = None
+
+    def poison(self, data, ctx): ...
+
+    def craft(self, view, receiver, ctx): ...
 
 
 class Quiet(Attack):
@@ -157,7 +161,12 @@ def test_parameters_may_be_kebab_or_snake_case():
 @pytest.mark.parametrize(
     ("kind", "name", "params", "message"),
     [
-        ("strategy", "dfl-dual", {"c3": 1}, r"unknown parameter of strategy 'dfl-dual' 'c3'\. Did you mean 'c1'\?"),
+        (
+            "strategy",
+            "dfl-dual",
+            {"alpa": 1},
+            r"unknown parameter of strategy 'dfl-dual' 'alpa'\. Did you mean 'alpha'\?",
+        ),
         ("strategy", "oracle", {"c3": 1}, r"unknown parameter of strategy 'oracle' 'c3'\. Valid: none$"),
         ("strategy", "dfl-dual", {"c2": "big"}, r"strategy 'dfl-dual': c2 must be float, got 'big' \(str\)$"),
         (

@@ -95,7 +95,9 @@ def test_loss_weights_are_inverse_to_the_losses():
 def test_equal_losses_give_the_plain_mean():
     own, received = rows(2.0, 1.0), rows([2.0, 5.0], [2.0, 9.0])
 
-    torch.testing.assert_close(aggregate(LossWeighted(), own, received, learner=FirstCoordinate()).vector, rows(2.0, 5.0))
+    torch.testing.assert_close(
+        aggregate(LossWeighted(), own, received, learner=FirstCoordinate()).vector, rows(2.0, 5.0)
+    )
 
 
 def test_the_variant_leaves_out_whoever_has_a_higher_loss():
@@ -130,12 +132,12 @@ def test_own_data_are_drawn_anew_each_round(rule):
     own, received = torch.randn(12), 2 * torch.randn(6, 12)
     learner, data = linear_learner(12), small_data(6, count=40)
 
-    def first(round):
-        scores = aggregate(rule, own, received, round=round, learner=learner, data=data).scores
+    def first(turn):
+        scores = aggregate(rule, own, received, round=turn, learner=learner, data=data).scores
         return scores.get("loss", scores.get("f1"))
 
     assert first(1) == first(1)
-    assert any(first(1) != first(round) for round in range(2, 6))
+    assert any(first(1) != first(turn) for turn in range(2, 6))
 
 
 def test_f1_is_taken_over_the_classes_that_occur():

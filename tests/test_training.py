@@ -1,0 +1,256 @@
+import copy
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flower_dfl.config import TrainConfig
+from flower_dfl.randomness import generator
+from flower_dfl.training import ModelState, TorchLearner, one_thread, resolve_device, train
+from flower_dfl.types import LabelledData
+from flower_dfl.vectors import load_parameters, parameter_vector
+
+
+class Recorder(nn.Module):
+    """Logistic regression that remembers the batches of its forward passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 3)
+        self.batches = []
+
+    def forward(self, inputs):
+        self.batches.append([int(value) for value in inputs[:, 0]])
+        return self.layer(inputs * 0.01)
+
+
+def numbered(labels):
+    """Samples whose only feature is their index."""
+    return LabelledData(torch.arange(float(len(labels)))[:, None], torch.tensor(labels), 3, (0.0, 1e6))
+
+
+def batches_of(config, labels, seed=0):
+    module = Recorder()
+    train(module, ModelState.of(module), numbered(labels), config, generator(seed, "batches", 1, 0))
+    return module.batches
+
+
+def deep():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def batch(count=6):
+    draw = torch.Generator().manual_seed(1)
+    return torch.randn(count, 4, generator=draw), torch.randint(3, (count,), generator=draw)
+
+
+def test_one_step_is_one_step_of_gradient_descent_worked_by_hand():
+    # Logistic regression with W = 0: scores 0, probabilities (1/2, 1/2). One sample x = (2, -1), y = 1:
+    # gradient of row 0: 1/2 x = (1, -1/2), of row 1: -1/2 x = (-1, 1/2). With lr 0.1: W = -0.1 * gradient.
+    module = nn.Linear(2, 2, bias=False)
+    start = ModelState(torch.zeros(4), torch.empty(0))
+    data = LabelledData(torch.tensor([[2.0, -1.0]]), torch.tensor([1]), 2, (-9.0, 9.0))
+
+    half_step = train(module, start, data, TrainConfig(lr=0.1), torch.Generator())
+
+    assert half_step.vector.tolist() == pytest.approx([-0.1, 0.05, 0.1, -0.05])
+    assert start.vector.tolist() == [0, 0, 0, 0]
+
+
+def test_momentum_is_worked_by_hand_and_forgotten_between_calls():
+    # Two epochs of the sample above with gradients g1 and g2: v1 = g1, v2 = 0.5 g1 + g2, W = -lr (v1 + v2). For the
+    # second step the scores are W x: row 0 (-0.1, 0.05) . (2, -1) = -0.25, row 1: 0.25; the probability of class 0 is
+    # 1 / (1 + e^0.5) = 0.377541, and g2 = 0.377541 / 0.5 * g1. First entry: -0.1 * (1.5 + 0.755081) = -0.225508.
+    module = nn.Linear(2, 2, bias=False)
+    start = ModelState(torch.zeros(4), torch.empty(0))
+    data = LabelledData(torch.tensor([[2.0, -1.0]]), torch.tensor([1]), 2, (-9.0, 9.0))
+    config = TrainConfig(lr=0.1, momentum=0.5, epochs=2)
+
+    first = train(module, start, data, config, torch.Generator())
+    second = train(module, start, data, config, torch.Generator())
+
+    assert first.vector[0].item() == pytest.approx(-0.225508, abs=1e-6)
+    assert torch.equal(first.vector, second.vector)
+
+
+def test_every_epoch_goes_once_through_all_data():
+    batches = batches_of(TrainConfig(batch_size=4, epochs=3), [0, 1, 2] * 5)
+
+    assert [len(b) for b in batches] == [4, 4, 4, 3] * 3
+    for epoch in range(3):
+        assert sorted(sum(batches[4 * epoch : 4 * epoch + 4], [])) == list(range(15))
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    batches = batches_of(TrainConfig(batch_size=15, epochs=3), [0, 1, 2] * 5)
+
+    assert len({tuple(b) for b in [*batches, range(15)]}) == 4
+
+
+def test_class_balanced_sampling_draws_every_class_about_equally_often():
+    # 2,000 draws, a third each: the standard deviation of a count is 21; six of them are 127.
+    labels = [0] * 900 + [1] * 90 + [2] * 10
+    batches = batches_of(TrainConfig(batch_size=50, epochs=2, sampling="class-balanced"), labels)
+
+    counts = Counter(labels[index] for index in sum(batches, []))
+
+    assert all(abs(counts[label] - 2000 / 3) < 127 for label in range(3))
+
+
+def test_class_balanced_sampling_takes_as_many_steps_as_shuffling():
+    labels = [0] * 30 + [2] * 7
+
+    shuffled = batches_of(TrainConfig(batch_size=8, epochs=2), labels)
+    balanced = batches_of(TrainConfig(batch_size=8, epochs=2, sampling="class-balanced"), labels)
+
+    assert [len(b) for b in balanced] == [len(b) for b in shuffled]
+
+
+@pytest.mark.parametrize("sampling", ["shuffle", "class-balanced"])
+def test_the_seed_decides_the_batches(sampling):
+    config = TrainConfig(batch_size=4, sampling=sampling)
+
+    assert batches_of(config, [0, 1, 2] * 5, seed=1) == batches_of(config, [0, 1, 2] * 5, seed=1)
+    assert batches_of(config, [0, 1, 2] * 5, seed=1) != batches_of(config, [0, 1, 2] * 5, seed=2)
+
+
+def test_the_same_seed_trains_the_same_bits():
+    module, (inputs, labels) = deep(), batch(30)
+    start, data = ModelState.of(module), LabelledData(inputs, labels, 3, (-9.0, 9.0))
+
+    first, again, other = (
+        train(module, start, data, TrainConfig(batch_size=7), generator(seed, "batches", 1, 0)).vector
+        for seed in (0, 0, 1)
+    )
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_training_starts_from_the_given_state_whatever_the_workspace_holds():
+    module, (inputs, labels) = deep(), batch()
+    start, data = ModelState.of(module), LabelledData(inputs, labels, 3, (-9.0, 9.0))
+    expected = train(module, start, data, TrainConfig(), torch.Generator().manual_seed(0)).vector
+
+    load_parameters(module, torch.full_like(start.vector, 100.0))
+    again = train(module.eval(), start, data, TrainConfig(), torch.Generator().manual_seed(0)).vector
+
+    assert torch.equal(again, expected)
+
+
+def test_training_updates_running_statistics_and_leaves_frozen_parameters_alone():
+    module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+    module[0].weight.requires_grad_(False)
+    frozen, (inputs, labels) = module[0].weight.clone(), batch()
+    start = ModelState.of(module)
+
+    half_step = train(
+        module, start, LabelledData(inputs, labels, 3, (-9.0, 9.0)), TrainConfig(batch_size=3), torch.Generator()
+    )
+
+    assert half_step.vector.shape == start.vector.shape
+    assert torch.equal(module[0].weight, frozen)
+    assert not torch.equal(half_step.buffers, start.buffers)
+    assert [int(b) for b in half_step.integer_buffers] == [2]  # two batches
+    assert [int(b) for b in start.integer_buffers] == [0]
+
+
+def test_the_learners_gradient_is_autograds_on_the_module():
+    module, (inputs, labels) = deep(), batch()
+    vector = parameter_vector(module) + 0.1
+    reference = copy.deepcopy(module)
+    load_parameters(reference, vector)
+    F.cross_entropy(reference(inputs), labels).backward()
+
+    gradient = TorchLearner(module, (4,), 3).gradient(vector, inputs, labels)
+
+    assert torch.equal(gradient, torch.cat([p.grad.reshape(-1) for p in reference.parameters()]))
+    assert not gradient.requires_grad
+
+
+def test_the_learners_gradient_is_differentiable_in_the_inputs():
+    # Central differences in float64 on |gradient|^2, against double backpropagation.
+    module, (inputs, labels) = deep().double(), batch(3)
+    learner, vector = TorchLearner(module, (4,), 3), parameter_vector(deep()).double()
+
+    def energy(x):
+        return learner.gradient(vector, x, labels).square().sum()
+
+    asked = inputs.double().requires_grad_()
+    (slope,) = torch.autograd.grad(energy(asked), asked)
+    step = 1e-6
+    for index in range(inputs.numel()):
+        shift = torch.zeros(inputs.numel(), dtype=torch.float64)
+        shift[index] = step
+        shift = shift.reshape(inputs.shape)
+        difference = (energy(inputs.double() + shift) - energy(inputs.double() - shift)) / (2 * step)
+
+        assert slope.reshape(-1)[index].item() == pytest.approx(difference.item(), rel=1e-5, abs=1e-9)
+
+
+def test_the_learners_loss_and_logits_are_the_modules_in_evaluation_mode_without_gradient():
+    module = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
+    (inputs, labels), vector = batch(), parameter_vector(module)
+    learner = TorchLearner(module.train(), (4,), 3)
+
+    scores, loss = learner.logits(vector, inputs), learner.loss(vector, inputs, labels)
+
+    expected = module.eval()(inputs)
+    assert torch.equal(scores, expected)
+    assert loss.item() == F.cross_entropy(expected, labels).item()
+    assert not scores.requires_grad
+    assert not loss.requires_grad
+    assert int(module[1].num_batches_tracked) == 0
+
+
+def test_the_learners_gradient_ignores_dropout_and_leaves_statistics_alone():
+    module = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
+    (inputs, labels), vector = batch(), parameter_vector(module)
+    learner = TorchLearner(module.train(), (4,), 3)
+
+    first, second = (learner.gradient(vector, inputs, labels) for _ in range(2))
+
+    assert torch.equal(first, second)
+    assert int(module[1].num_batches_tracked) == 0
+
+
+def test_a_model_state_is_a_copy_that_can_be_loaded_again():
+    module = nn.BatchNorm1d(2)
+    state = ModelState.of(module)
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            tensor.add_(1)
+
+    state.load(module)
+
+    assert torch.equal(ModelState.of(module).vector, torch.tensor([1.0, 1, 0, 0]))
+    assert torch.equal(ModelState.of(module).buffers, torch.tensor([0.0, 0, 1, 1]))
+    assert int(module.num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_one_thread_computes_alone_and_restores_the_number_of_threads(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+
+        assert torch.get_num_threads() == threads
+        with pytest.raises(RuntimeError), one_thread():
+            raise RuntimeError
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_device_is_named_or_found(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("cpu") == torch.device("cpu")

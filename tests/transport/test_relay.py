@@ -1,0 +1,268 @@
+import random
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, RecordDict
+
+from flower_dfl import codec
+from flower_dfl.errors import TransportError
+from flower_dfl.ingress import Expectation, screen
+from flower_dfl.training import ModelState
+from flower_dfl.transport.base import Memory, update_to_tree
+from flower_dfl.transport.relay import HALF_STEP, MODEL, Relay, RelayTransport, open_letter
+from flower_dfl.types import Rejection, Update
+
+LARGEST = 10_000
+
+
+def letter(sender=1, value=1.0, **changes):
+    fields = {"base": torch.zeros(2), "num_examples": 10, "batch_size": 5} | changes
+    return Update(sender, 1, torch.full((2,), value), **fields)
+
+
+def packed(update, *, with_digest=False):
+    return codec.pack(update_to_tree(update, with_base=True, with_digest=with_digest))
+
+
+def memory(value, half_step=None):
+    return Memory(ModelState(torch.full((2,), value), torch.empty(0)), half_step, strategy_state=None)
+
+
+def transport(incoming=None, state=None, largest=LARGEST, wanted=()):
+    incoming = RecordDict() if incoming is None else incoming
+    return RelayTransport(incoming, RecordDict() if state is None else state, largest, wanted)
+
+
+def reply_of(node_end):
+    return RecordDict(dict(node_end.outgoing))
+
+
+def delivered(relay, receiver):
+    """What a node collects from the relay's next message."""
+    return transport(RecordDict(dict(relay.letters_for(receiver)))).collect(receiver, 1, range(10))
+
+
+def test_a_good_letter_is_opened_as_it_was_sent():
+    opened = open_letter(1, packed(letter(num_examples=7)), LARGEST)
+
+    assert opened.sender == 1
+    assert opened.vector.tolist() == [1, 1]
+    assert opened.base.tolist() == [0, 0]
+    assert opened.num_examples == 7
+
+
+def test_the_sender_is_the_one_on_the_envelope():
+    assert open_letter(4, packed(letter(sender=2)), LARGEST).sender == 4
+
+
+def test_a_digest_inside_a_letter_does_not_count():
+    data = packed(letter(digest=torch.ones(3)), with_digest=True)
+
+    assert open_letter(1, data, LARGEST).digest is None
+
+
+def test_a_letter_beyond_the_largest_size_is_not_even_unpacked():
+    data = packed(letter())
+
+    assert open_letter(1, data, len(data)).round == 1
+    assert open_letter(1, data, len(data) - 1).round == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x80\x04K\x01.",  # a pickle
+        b"\xff" * 100,
+        codec.pack(None),
+        codec.pack(3),
+        codec.pack([1, 2]),
+        codec.pack(torch.zeros(2)),
+        codec.pack({}),
+        codec.pack({1: 2}),
+        codec.pack({"sender": 1, "round": 1}),
+        codec.pack({"sender": 1, "round": 1, "vector": torch.zeros(2), "rank": 1}),
+    ],
+)
+def test_what_is_no_letter_becomes_an_empty_one_that_ingress_rejects(data):
+    opened = open_letter(1, data, LARGEST)
+
+    accepted, rejected = screen([opened], Expectation(frozenset({1}), round=1, dimension=2))
+    assert accepted == ()
+    assert rejected == (Rejection(1, "wrong round"),)
+
+
+def test_no_bytes_can_make_opening_or_screening_raise():
+    draw = random.Random(0)  # seeded, so that a failure can be repeated
+    good = packed(letter())
+    expected = Expectation(frozenset({1}), round=1, dimension=2, with_base=True)
+
+    for attempt in range(2_000):
+        data = bytearray(good)
+        for _ in range(draw.randint(1, 8)):
+            data[draw.randrange(len(data))] = draw.choice((draw.randrange(256), *b'0123456789"{}[]:,FUI'))
+        if attempt % 4 == 0:
+            data = data[: draw.randrange(len(data))]
+        if attempt % 10 == 0:
+            data = draw.randbytes(draw.randrange(300))
+        accepted, rejected = screen([open_letter(1, bytes(data), LARGEST)], expected)
+
+        assert len(accepted) + len(rejected) == 1
+
+
+def test_a_published_letter_travels_through_the_relay_to_its_receivers_only():
+    sender, relay = transport(), Relay()
+    common, special = letter(value=1.0), letter(value=2.0)
+    sender.publish(1, 1, {2: common, 3: special, 5: common})
+
+    relay.accept(1, reply_of(sender))
+    relay.turn()
+
+    assert [u.vector.tolist() for u in delivered(relay, 2)] == [[1, 1]]
+    assert [u.vector.tolist() for u in delivered(relay, 3)] == [[2, 2]]
+    assert [u.vector.tolist() for u in delivered(relay, 5)] == [[1, 1]]
+    assert delivered(relay, 4) == ()
+
+
+def test_a_letter_to_several_receivers_is_packed_once():
+    sender, common = transport(), letter()
+
+    sender.publish(1, 1, {2: common, 3: common, 5: letter(value=2.0)})
+
+    record = sender.outgoing["letters"]
+    assert {key: value for key, value in record.items() if key.startswith("to-")} == {"to-0": [2, 3], "to-1": [5]}
+
+
+def test_a_digest_never_travels():
+    sender = transport()
+
+    sender.publish(1, 1, {2: letter(digest=torch.ones(3))})
+
+    assert "digest" not in codec.unpack(sender.outgoing["letters"]["data-0"])
+
+
+def test_letters_are_delivered_in_the_round_after_they_were_accepted_and_only_then():
+    sender, relay = transport(), Relay()
+    sender.publish(1, 1, {2: letter()})
+
+    relay.accept(1, reply_of(sender))
+    before = delivered(relay, 2)
+    relay.turn()
+    during = delivered(relay, 2)
+    relay.turn()
+    after = delivered(relay, 2)
+
+    assert (len(before), len(during), len(after)) == (0, 1, 0)
+
+
+def test_only_letters_of_the_senders_that_were_asked_for_are_collected():
+    incoming = RecordDict({"letters": ConfigRecord({str(j): packed(letter(j, float(j))) for j in (3, 1, 2)})})
+
+    collected = transport(incoming).collect(0, 1, [1, 3, 7])
+
+    assert [u.sender for u in collected] == [1, 3]
+
+
+def test_a_letter_that_is_no_bytes_is_rejected_and_does_not_raise():
+    incoming = RecordDict({"letters": ConfigRecord({"1": "text", "2": 5})})
+
+    collected = transport(incoming).collect(0, 1, [1, 2])
+
+    assert [(u.sender, u.round) for u in collected] == [(1, 0), (2, 0)]
+
+
+def test_a_letter_larger_than_the_tensors_and_their_overhead_is_rejected():
+    incoming = RecordDict(
+        {"letters": ConfigRecord({"1": packed(letter()), "2": packed(letter(buffers=torch.zeros(2_000)))})}
+    )
+
+    small, large = transport(incoming, largest=16).collect(0, 1, [1, 2])
+
+    assert small.round == 1
+    assert large.round == 0
+
+
+def test_a_message_without_letters_brings_none():
+    assert transport().collect(0, 1, [1, 2]) == ()
+
+
+def test_a_memory_survives_in_the_nodes_state():
+    state = RecordDict()
+    transport(state=state).remember(0, 3, memory(2.0, letter(0)))
+
+    again = transport(state=state).recall(0, 3)
+
+    assert again.start.vector.tolist() == [2, 2]
+    assert again.half_step.sender == 0
+
+
+def test_a_memory_keeps_the_digest_that_the_node_computed_for_itself():
+    state = RecordDict()
+    transport(state=state).remember(0, 3, memory(2.0, letter(0, digest=torch.ones(3))))
+
+    assert transport(state=state).recall(0, 3).half_step.digest.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kept", [None, 2])
+def test_a_missing_memory_is_a_transport_error_that_names_node_and_round(kept):
+    state = RecordDict()
+    if kept is not None:
+        transport(state=state).remember(4, kept, memory(2.0))
+
+    with pytest.raises(TransportError, match=r"^node 4 has no memory of round 3$"):
+        transport(state=state).recall(4, 3)
+
+
+def test_the_reply_carries_the_model_and_the_half_step_only_where_the_server_asked():
+    silent, asked = transport(), transport(wanted=(MODEL, HALF_STEP))
+    for node_end in (silent, asked):
+        node_end.remember(0, 1, memory(2.0, letter(0, digest=torch.ones(3))))
+
+    assert silent.outgoing == {}
+    assert set(asked.outgoing) == {MODEL, HALF_STEP}
+    assert "digest" not in codec.unpack(asked.outgoing[HALF_STEP]["data"])
+
+
+def test_a_node_whose_training_is_over_has_no_half_step_to_send():
+    node_end = transport(wanted=(MODEL, HALF_STEP))
+
+    node_end.remember(0, 1, memory(2.0))
+
+    assert set(node_end.outgoing) == {MODEL}
+
+
+def test_half_steps_reach_an_attacker_in_order():
+    relay = Relay()
+    for node in (0, 1, 2):
+        node_end = transport(wanted=(HALF_STEP,))
+        node_end.remember(node, 1, memory(0.0, letter(node, float(node))))
+        relay.accept(node, reply_of(node_end))
+
+    seen = transport(RecordDict(dict(relay.half_steps_of([2, 0])))).half_steps([2, 0], 1)
+
+    assert [u.sender for u in seen] == [2, 0]
+    assert [u.vector[0].item() for u in seen] == [2, 0]
+    assert seen[0].base.tolist() == [0, 0]
+
+
+def test_the_server_measures_consensus_and_reads_models_of_those_it_asked():
+    # vectors (1, 1) and (3, 3): the mean is (2, 2), both are sqrt(2) away
+    relay = Relay()
+    for node in (0, 1):
+        node_end = transport(wanted=(MODEL,))
+        node_end.remember(node, 1, memory(1.0 + 2 * node))
+        relay.accept(node, reply_of(node_end))
+
+    assert relay.distances_to_mean(1, [0, 1]) == pytest.approx([2**0.5] * 2)
+    assert [(node, vector.tolist(), buffers.tolist()) for node, vector, buffers in relay.models(1, [1])] == [
+        (1, [3, 3], [])
+    ]
+
+
+def test_a_reply_without_records_is_accepted():
+    relay = Relay()
+
+    relay.accept(0, RecordDict())
+    relay.turn()
+
+    assert delivered(relay, 1) == ()
