@@ -37,11 +37,8 @@ __all__ = [
 _PANEL = 1024
 """Columns of one matrix product. A product this short is never split over threads, so its bits are always the same."""
 
-_BUFFER = 8 << 20
-"""Bytes of rows in float64 at a time."""
-
 _BLOCK = 32_768
-"""Columns of an elementwise step on a CPU: a row takes 128 KiB, and torch starts no thread for so few."""
+"""Columns at a time on a CPU: a row takes 128 KiB, and torch starts no thread for so few."""
 
 _ACCELERATOR_BLOCK = 1 << 20
 """The same elsewhere, where starting a kernel costs more than the cache saves."""
@@ -53,22 +50,26 @@ Comparator: TypeAlias = tuple[int, int, bool, bool]
 def _panels(rows: Sequence[Tensor], origin: Tensor | None) -> Iterator[Tensor]:
     """Yield ``row - origin`` in float64 as ``(n, panels, 1024)``, padded with zeros; the buffer is reused."""
     n, d = len(rows), rows[0].numel()
-    panels = min(max(_BUFFER // (8 * _PANEL * n), 1), -(-d // _PANEL))
+    panels = -(-min(_step(rows[0]), d) // _PANEL)
     buffer = rows[0].new_empty(n, panels * _PANEL, dtype=torch.float64)
-    for start in range(0, d, panels * _PANEL):
-        part = slice(start, start + panels * _PANEL)
-        width = rows[0][part].numel()
+    for part in _parts(rows[0]):
+        width = part.stop - part.start
+        centre = None if origin is None else origin[part].double()
         for line, row in zip(buffer, rows, strict=True):
             line[:width].copy_(row[part])
-        if origin is not None:
-            buffer[:, :width] -= origin[part].double()
-        buffer[:, width:] = 0
+            if centre is not None:
+                line[:width] -= centre
+            line[width:] = 0
         yield buffer.view(n, panels, _PANEL)
+
+
+def _step(like: Tensor) -> int:
+    return _BLOCK if like.device.type == "cpu" else _ACCELERATOR_BLOCK
 
 
 def _parts(like: Tensor) -> Iterator[slice]:
     """Yield the column slices of elementwise steps."""
-    step = _BLOCK if like.device.type == "cpu" else _ACCELERATOR_BLOCK
+    step = _step(like)
     for start in range(0, like.numel(), step):
         yield slice(start, min(start + step, like.numel()))
 

@@ -2,7 +2,7 @@
 
 Runs DFL-Dual and the oracle for each model, attack, graph and seed in the local engine, and prints a Markdown table.
 
-Usage: python experiments/filtering/filtering.py [--data NAME] [--root DIR] [--rounds T] [--seed N ...] [--results-dir DIR]
+Usage: python experiments/filtering/filtering.py [--data NAME] [--root DIR] [--rounds T] [--seed N ...]
 """
 
 import argparse
@@ -36,10 +36,12 @@ def main() -> None:
 
     cells = list(product(LEARNING_RATES, ATTACKS, GRAPHS, arguments.seed))
     results = {
-        cell: {rule: _run(arguments, rule, *cell) for rule in ("dfl-dual", "oracle")}
+        cell: {rule: _run(arguments, rule, cell) for rule in ("dfl-dual", "oracle")}
         for cell in track(cells, "runs", console=Console(stderr=True))
     }
-    print("| model | attack | Byzantine | accuracy | oracle | ASR | oracle | honest kept | Byzantine kept | worst seed |")
+    print(
+        "| model | attack | Byzantine | accuracy | oracle | ASR | oracle | honest kept | Byzantine kept | worst seed |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for model, attack, graph in product(LEARNING_RATES, ATTACKS, GRAPHS):
         runs = [results[model, attack, graph, seed] for seed in arguments.seed]
@@ -53,7 +55,8 @@ def main() -> None:
         print(f"| {model} | {attack} | {graph} | {' | '.join(cells_text)} | {worst:.3f} |")
 
 
-def _run(arguments: argparse.Namespace, rule: str, model: str, attack: str, graph: str, seed: int) -> dict[str, Any]:
+def _run(arguments: argparse.Namespace, rule: str, cell: tuple[str, str, str, int]) -> dict[str, Any]:
+    model, attack, graph, seed = cell
     config = parse(
         {
             "seed": seed,

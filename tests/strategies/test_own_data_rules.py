@@ -111,10 +111,11 @@ def test_the_variant_leaves_out_whoever_has_a_higher_loss():
 def test_a_loss_that_is_not_finite_counts_nothing_and_one_of_zero_everything():
     own = rows(1.0, 0.0)
 
-    lost = aggregate(LossWeighted(), own, rows([torch.inf, 0.0], [torch.nan, 0.0]), learner=FirstCoordinate())
+    received = rows([torch.inf, 0.0], [torch.nan, 0.0], [3.0, 0.0])
+    lost = aggregate(LossWeighted(), own, received, learner=FirstCoordinate())
     perfect = aggregate(LossWeighted(), own, rows([0.0, 3.0]), learner=FirstCoordinate())
 
-    assert lost.weights == {0: 1.0, 1: 0.0, 2: 0.0}
+    assert lost.weights == {0: 0.75, 1: 0.0, 2: 0.0, 3: 0.25}
     assert perfect.weights[1] == pytest.approx(1.0)
     torch.testing.assert_close(perfect.vector, rows(0.0, 3.0))
 
@@ -172,6 +173,19 @@ def test_bristle_integrates_each_model_by_the_classes_it_is_as_good_at():
     assert result.weights == pytest.approx({0: 1 / 2.4, 1: 1 / 2.4, 2: 0.4 / 2.4, 3: 0})
     assert result.vector[4] == pytest.approx((0.5 + 1.5 + 0.4 * 2.5) / 2.4)
     assert result.scores["f1"] == pytest.approx({0: 11 / 15, 1: 1.0, 2: 11 / 15, 3: 0.0})
+
+
+def test_bristle_counts_equal_scores_in_and_models_far_below_the_own_one_out():
+    data = LabelledData(torch.zeros(4, 1), torch.tensor([0, 0, 1, 1]), 3, (0.0, 1.0))
+    own = rows(0, 0, 1, 0)  # F1 0.8 and 2/3
+    received = rows([0, 0, 1, 0], [2, 2, 1, 1])  # the same; and 0 and 1, of mean 1/2: 0.68 of the own mean
+
+    tolerant, strict = (
+        aggregate(Bristle(slack=slack), own, received, learner=Table(), data=data).weights for slack in (0.4, 0.3)
+    )
+
+    assert tolerant == pytest.approx({0: 15 / 33.5, 1: 11 / 33.5, 2: 7.5 / 33.5})  # merits 11/15 and 1/2
+    assert strict == pytest.approx({0: 15 / 26, 1: 11 / 26, 2: 0})
 
 
 def test_a_model_that_always_says_one_class_is_not_integrated_however_often_that_class_occurs():

@@ -21,7 +21,7 @@ from flower_dfl.strategies.nna import NearestNeighbourAveraging
 from flower_dfl.strategies.nnm import NearestNeighbourMixing
 from flower_dfl.strategies.self_centered_clipping import SelfCenteredClipping
 from flower_dfl.testing import aggregate
-from flower_dfl.types import Aggregate
+from flower_dfl.types import Aggregate, Inbox, RoundContext, Update
 
 
 class Recorder(PeerStrategy[None]):
@@ -59,9 +59,10 @@ def test_mixing_replaces_every_model_by_the_mean_of_the_nearest():
 
 
 def test_mixing_keeps_every_model_in_its_own_mean_even_among_equal_ones():
-    result = aggregate(NearestNeighbourMixing(LocalOnly()), torch.ones(1), column(1.0, 1.0, 1.0), f=1)
+    result = aggregate(NearestNeighbourMixing(Average()), torch.ones(1), column(1.0, 1.0, 1.0), f=1)
 
-    assert result.weights == pytest.approx({0: 1 / 3, 1: 1 / 3, 2: 1 / 3, 3: 0})
+    # {0,1,2}, {1,0,2}, {2,0,1}, {3,0,1}, of which everybody counts a twelfth each time.
+    assert result.weights == pytest.approx({0: 4 / 12, 1: 4 / 12, 2: 3 / 12, 3: 1 / 12})
 
 
 def test_without_a_budget_mixing_gives_everybody_the_plain_mean():
@@ -120,7 +121,7 @@ def test_an_unlimited_radius_is_the_rule_itself_and_a_vanishing_one_the_own_mode
 
 
 def test_a_bucket_is_the_mean_of_its_members_and_shares_its_weight_among_them():
-    rule, values = Recorder(), [10.0, 20.0, 30.0, 40.0, 50.0]
+    rule, values = Recorder(), [1.0, 2.0, 4.0, 8.0, 16.0]
 
     result = aggregate(Bucketing(rule, size=2), torch.tensor([0.0]), column(*values), weights=[0.1] * 5, f=2)
 
@@ -192,6 +193,19 @@ def test_a_rule_with_digests_computes_them_for_what_it_is_shown(wrapper):
 
     assert rule.digest(None, None) is None
     assert bool(result.vector.isfinite().all())
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_no_digest_of_a_message_is_passed_on_with_another_vector(wrapper):
+    rule = Recorder()
+    updates = [Update(j, 1, torch.tensor([float(j)]), digest=torch.tensor([float(j)])) for j in range(5)]
+    inbox = Inbox(updates[0], tuple(updates[1:]), torch.full((4,), 0.2, dtype=torch.float64))
+
+    wrapper(rule).aggregate(inbox, None, RoundContext(0, 1, 10, torch.tensor([-1.5]), 1, 0.1, 2.0, 0))
+
+    ((seen, _),) = rule.seen
+    assert any(update.digest is None for update in seen.received)
+    assert all(update.digest is None or torch.equal(update.digest, update.vector) for update in seen.members)
 
 
 @pytest.mark.parametrize("name", ["nnm", "clip-first", "bucketing"])

@@ -34,6 +34,7 @@ def test_cs_plus_clips_to_the_distance_beyond_which_twice_the_byzantine_weight_l
         # Cumulated weights: own 0.3, 0.4 (distance 1), 0.9 (distance 2), 1.0 (distance 10).
         (0.0, "below", math.inf),
         (0.05, "below", 2.0),  # T = 0.9 is met exactly
+        (0.05, "at", 2.0),
         (0.1, "below", 1.0),  # T = 0.8 lies inside the third: one step back, or there
         (0.1, "at", 2.0),
         (0.35, "below", 0.0),  # T = 0.3 is the own weight

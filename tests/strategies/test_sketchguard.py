@@ -65,7 +65,7 @@ def test_far_messages_fail_the_test_on_sketches_and_near_ones_pass():
 
 def test_digests_from_the_engine_give_the_same_bits_as_own_ones():
     own, received = torch.randn(60), torch.randn(60).repeat(3, 1)
-    rule = Sketchguard(size=10, gamma=2.0)
+    rule = Sketchguard(size=10, gamma=10.0)
     updates = [Update(i, 3, vector) for i, vector in enumerate([own, *received])]
     context = RoundContext(0, 3, 10, torch.zeros(60), 0, 0.1, 2.0, 5)
     plain = Inbox(updates[0], tuple(updates[1:]), torch.full((3,), 0.25, dtype=torch.float64))
@@ -73,9 +73,12 @@ def test_digests_from_the_engine_give_the_same_bits_as_own_ones():
 
     first = rule.aggregate(plain, None, context)
     second = rule.aggregate(replace(plain, own=digested[0], received=tuple(digested[1:])), None, context)
+    digested[2] = replace(digested[2], digest=torch.full((10,), 1e9, dtype=torch.float64))
+    third = rule.aggregate(replace(plain, own=digested[0], received=tuple(digested[1:])), None, context)
 
     assert torch.equal(first.vector, second.vector)
     assert first.weights == second.weights
+    assert third.weights[2] == 0  # it is the digest that is looked at
 
 
 def test_parameters_out_of_range_are_refused():

@@ -28,13 +28,9 @@ def memory(value, half_step=None):
     return Memory(ModelState(torch.full((2,), value), torch.empty(0)), half_step, strategy_state=None)
 
 
-def transport(incoming=None, state=None, largest=LARGEST, wanted=()):
-    incoming = RecordDict() if incoming is None else incoming
-    return RelayTransport(incoming, RecordDict() if state is None else state, largest, wanted)
-
-
-def reply_of(node_end):
-    return RecordDict(dict(node_end.outgoing))
+def transport(incoming=None, state=None, reply=None, largest=LARGEST, wanted=()):
+    incoming, state, reply = (RecordDict() if record is None else record for record in (incoming, state, reply))
+    return RelayTransport(incoming, state, reply, largest, wanted)
 
 
 def delivered(relay, receiver):
@@ -111,11 +107,12 @@ def test_no_bytes_can_make_opening_or_screening_raise():
 
 
 def test_a_published_letter_travels_through_the_relay_to_its_receivers_only():
-    sender, relay = transport(), Relay()
+    reply, relay = RecordDict(), Relay()
+    sender = transport(reply=reply)
     common, special = letter(value=1.0), letter(value=2.0)
     sender.publish(1, 1, {2: common, 3: special, 5: common})
 
-    relay.accept(1, reply_of(sender))
+    relay.accept(1, reply)
     relay.turn()
 
     assert [u.vector.tolist() for u in delivered(relay, 2)] == [[1, 1]]
@@ -125,27 +122,28 @@ def test_a_published_letter_travels_through_the_relay_to_its_receivers_only():
 
 
 def test_a_letter_to_several_receivers_is_packed_once():
-    sender, common = transport(), letter()
+    reply, common = RecordDict(), letter()
 
-    sender.publish(1, 1, {2: common, 3: common, 5: letter(value=2.0)})
+    transport(reply=reply).publish(1, 1, {2: common, 3: common, 5: letter(value=2.0)})
 
-    record = sender.outgoing["letters"]
+    record = reply.config_records["letters"]
     assert {key: value for key, value in record.items() if key.startswith("to-")} == {"to-0": [2, 3], "to-1": [5]}
 
 
 def test_a_digest_never_travels():
-    sender = transport()
+    reply = RecordDict()
 
-    sender.publish(1, 1, {2: letter(digest=torch.ones(3))})
+    transport(reply=reply).publish(1, 1, {2: letter(digest=torch.ones(3))})
 
-    assert "digest" not in codec.unpack(sender.outgoing["letters"]["data-0"])
+    assert "digest" not in codec.unpack(reply.config_records["letters"]["data-0"])
 
 
 def test_letters_are_delivered_in_the_round_after_they_were_accepted_and_only_then():
-    sender, relay = transport(), Relay()
+    reply, relay = RecordDict(), Relay()
+    sender = transport(reply=reply)
     sender.publish(1, 1, {2: letter()})
 
-    relay.accept(1, reply_of(sender))
+    relay.accept(1, reply)
     before = delivered(relay, 2)
     relay.turn()
     during = delivered(relay, 2)
@@ -214,29 +212,30 @@ def test_a_missing_memory_is_a_transport_error_that_names_node_and_round(kept):
 
 
 def test_the_reply_carries_the_model_and_the_half_step_only_where_the_server_asked():
-    silent, asked = transport(), transport(wanted=(MODEL, HALF_STEP))
-    for node_end in (silent, asked):
-        node_end.remember(0, 1, memory(2.0, letter(0, digest=torch.ones(3))))
+    silent, asked = RecordDict(), RecordDict()
 
-    assert silent.outgoing == {}
-    assert set(asked.outgoing) == {MODEL, HALF_STEP}
-    assert "digest" not in codec.unpack(asked.outgoing[HALF_STEP]["data"])
+    for reply, wanted in ((silent, ()), (asked, (MODEL, HALF_STEP))):
+        transport(reply=reply, wanted=wanted).remember(0, 1, memory(2.0, letter(0, digest=torch.ones(3))))
+
+    assert set(silent) == set()
+    assert set(asked) == {MODEL, HALF_STEP}
+    assert "digest" not in codec.unpack(asked.config_records[HALF_STEP]["data"])
 
 
 def test_a_node_whose_training_is_over_has_no_half_step_to_send():
-    node_end = transport(wanted=(MODEL, HALF_STEP))
+    reply = RecordDict()
 
-    node_end.remember(0, 1, memory(2.0))
+    transport(reply=reply, wanted=(MODEL, HALF_STEP)).remember(0, 1, memory(2.0))
 
-    assert set(node_end.outgoing) == {MODEL}
+    assert set(reply) == {MODEL}
 
 
 def test_half_steps_reach_an_attacker_in_order():
     relay = Relay()
     for node in (0, 1, 2):
-        node_end = transport(wanted=(HALF_STEP,))
-        node_end.remember(node, 1, memory(0.0, letter(node, float(node))))
-        relay.accept(node, reply_of(node_end))
+        reply = RecordDict()
+        transport(reply=reply, wanted=(HALF_STEP,)).remember(node, 1, memory(0.0, letter(node, float(node))))
+        relay.accept(node, reply)
 
     seen = transport(RecordDict(dict(relay.half_steps_of([2, 0])))).half_steps([2, 0], 1)
 
@@ -249,9 +248,9 @@ def test_the_server_measures_consensus_and_reads_models_of_those_it_asked():
     # vectors (1, 1) and (3, 3): the mean is (2, 2), both are sqrt(2) away
     relay = Relay()
     for node in (0, 1):
-        node_end = transport(wanted=(MODEL,))
-        node_end.remember(node, 1, memory(1.0 + 2 * node))
-        relay.accept(node, reply_of(node_end))
+        reply = RecordDict()
+        transport(reply=reply, wanted=(MODEL,)).remember(node, 1, memory(1.0 + 2 * node))
+        relay.accept(node, reply)
 
     assert relay.distances_to_mean(1, [0, 1]) == pytest.approx([2**0.5] * 2)
     assert [(node, vector.tolist(), buffers.tolist()) for node, vector, buffers in relay.models(1, [1])] == [

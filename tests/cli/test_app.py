@@ -1,0 +1,289 @@
+import json
+import re
+import signal
+import sys
+
+import pytest
+
+from flower_dfl import registry
+from flower_dfl.cli import app
+from flower_dfl.config import RunConfig, config_keys
+from flower_dfl.errors import ConfigurationError, TransportError
+
+TINY = [
+    "num-nodes=3", "num-byzantine=1", "num-rounds=2", "model.name=lr", "strategy.name=average", "data.num-train=60",
+    "data.num-test=50", "train.device=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Run ``flower-dfl`` with these arguments in an empty folder; return exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("FLOWER_DFL_TRACEBACK", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["flower-dfl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
+def settings(*extra):
+    return [part for assignment in [*TINY, *extra] for part in ("--set", assignment)]
+
+
+def run_folder(output):
+    return re.search(r"^run folder: (.*)$", output, re.MULTILINE)[1]
+
+
+def test_list_shows_every_component_with_its_first_line(command):
+    code, output, _ = command("list")
+
+    assert code == 0
+    for kind in registry.COMPONENTS:
+        for name in registry.names(kind):
+            assert re.search(
+                rf"^  {re.escape(name)} +{re.escape(registry.describe(kind, name))}$", output, re.MULTILINE
+            )
+
+
+def test_keys_shows_every_setting_with_its_default(command):
+    code, output, _ = command("keys")
+
+    assert code == 0
+    assert [line.partition(" = ")[0] for line in output.splitlines()] == config_keys()
+    assert "train.lr = 0.05" in output.splitlines()
+    assert "data.params = 'p = 0.8'" in output.splitlines()
+
+
+def test_topology_prints_diagnostics_of_the_configured_graph(command):
+    code, output, _ = command(
+        "topology", "--set", "topology.name=ring", "--set", "num-nodes=5", "-s", "num-byzantine=1"
+    )
+
+    assert code == 0
+    assert "ring" in output
+    assert re.search(r"byzantine nodes\W+4\b", output)
+
+
+def test_topology_shows_warnings(command):
+    code, output, _ = command("topology")
+
+    assert code == 0
+    assert "warning: " in output
+
+
+def test_run_writes_a_folder_and_prints_its_absolute_path_first_and_last(command, tmp_path):
+    code, output, _ = command("run", "--engine", "local", *settings())
+
+    assert code == 0
+    folder = run_folder(output)
+    assert folder.startswith(str(tmp_path / "runs"))
+    assert output.splitlines()[0] == f"run folder: {folder}"
+    assert output.splitlines()[-1] == f"results: {folder}"
+    summary = json.loads((tmp_path / folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["status"] == "completed"
+
+
+def test_run_shows_a_line_a_round_and_the_summary(command):
+    _, output, _ = command("run", "--engine", "local", *settings())
+
+    assert re.search(
+        r"^round 1: accuracy \d+\.\d % \(worst \d+\.\d %\), ASR \d+\.\d %, consensus \S+, rejected 0$", output, re.M
+    )
+    assert re.search(r"^round 2: ", output, re.MULTILINE)
+    assert "average against scaling (local)" in output
+    assert re.search(r"diverged nodes\W+none", output)
+
+
+def test_a_file_is_read_and_assignments_override_it(command, tmp_path):
+    (tmp_path / "run.toml").write_text('seed = 3\n[train]\nlr = 0.2\nepochs = 2\n[strategy]\nname = "oracle"\n')
+
+    config = app.read_config(tmp_path / "run.toml", ["train.lr=0.1", "strategy.name=average"], None)
+
+    assert (config.seed, config.train.lr, config.train.epochs, config.strategy.name) == (3, 0.1, 2, "average")
+
+
+@pytest.mark.parametrize(
+    "content", ["[strategy.params]\nc2 = 3.0\nq = 'sum'\n", "strategy = {params = {c2 = 3.0, q = 'sum'}}\n"]
+)
+def test_one_parameter_of_a_file_can_be_overridden(tmp_path, content):
+    (tmp_path / "run.toml").write_text(content)
+
+    config = app.read_config(tmp_path / "run.toml", ["strategy.params.c2=2.0"], None)
+
+    assert config.strategy.params == {"c2": 2.0, "q": "sum"}
+
+
+def test_later_assignments_win(tmp_path):
+    assert app.read_config(None, ["seed=1", "seed=2"], None).seed == 2
+
+
+def test_the_results_folder_option_wins_and_is_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    from pathlib import Path
+
+    assert app.read_config(None, ["results-dir=x"], Path("out")).results_dir == str(tmp_path / "out")
+
+
+def test_without_file_and_assignments_everything_is_default():
+    assert app.read_config(None, None, None) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "sed=3"], "error: unknown configuration key 'sed'. Did you mean 'seed'?"),
+        (["--set", "seed"], "error: expected key=value, got 'seed'"),
+        (["--set", "num-nodes=0"], "error: num-nodes must be at least 1, got 0"),
+        (["--set", "strategy.name=krumm"], "error: unknown strategy 'krumm'. Did you mean 'krum'?"),
+        (["--set", "strategy.params=c2 = 0.5"], "error: c2 must be above 1"),
+        (["--set", "attack.name=none", "--set", "attack.params=gamma = 2"], "error: attack 'none' has no parameters"),
+        (["--set", "topology.name=dominated", "--set", "topology.params=share = 2.0"], "error: share must be"),
+        (["nowhere.toml"], "error: cannot read nowhere.toml: No such file or directory"),
+        (["--set", "data.name=my.data:load"], "error: data 'my.data:load' cannot be imported"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line_and_exit_code_two_before_anything_starts(
+    command, tmp_path, arguments, message
+):
+    code, output, errors = command("run", "--engine", "local", *arguments)
+
+    assert code == 2
+    assert errors.startswith(message)
+    assert len(errors.splitlines()) == 1
+    assert output == ""
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["walk"], "No such command"),
+        (["run", "--engine", "petrol"], "petrol"),
+        (["run", "--colour"], "No such option"),
+        (["data", "prepare"], "Missing argument"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_two(command, arguments, message):
+    code, _, errors = command(*arguments)
+
+    assert code == 2
+    assert message in errors
+
+
+def test_help_is_no_error(command):
+    code, output, _ = command("--help")
+
+    assert code == 0
+    assert "Byzantine-robust" in output
+
+
+def test_data_that_are_missing_are_exit_code_one(command):
+    code, _, errors = command("run", "--engine", "local", *settings("data.num-train=100000"))
+
+    assert code == 1
+    assert errors == "failed: data.num-train asks for 100000 samples, the data set has 4000\n"
+
+
+RULE = """
+from flower_dfl.protocols import PeerStrategy
+
+class Broken(PeerStrategy[None]):
+    def aggregate(self, inbox, state, ctx):
+        raise ZeroDivisionError("nothing")
+"""
+
+
+def test_a_failing_node_is_exit_code_one_and_its_rule_was_found_in_the_callers_folder(command, tmp_path, monkeypatch):
+    (tmp_path / "cli_test_rules.py").write_text(RULE, encoding="utf-8")
+
+    code, output, errors = command("run", "--engine", "local", *settings("strategy.name=cli_test_rules:Broken"))
+
+    assert code == 1
+    assert errors == ("failed: node 0 failed between the exchanges of rounds 1 and 2: ZeroDivisionError: nothing\n")
+    summary = json.loads((tmp_path / run_folder(output) / "summary.json").read_text(encoding="utf-8"))
+    assert summary["status"] == "failed"
+    monkeypatch.delitem(sys.modules, "cli_test_rules")
+
+
+def test_an_interruption_is_exit_code_130(command, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "run_local", interrupted)
+
+    code, _, errors = command("run", "--engine", "local", *settings())
+
+    assert (code, errors) == (130, "interrupted\n")
+
+
+def test_a_polite_request_to_end_is_an_interruption(command, monkeypatch):
+    def ended(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(app, "run_local", ended)
+
+    code, _, errors = command("run", "--engine", "local", *settings())
+
+    assert (code, errors) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (TransportError("gone [red]x[/red]"), 1, "failed: gone "),
+        (ConfigurationError("late"), 2, "error: late"),
+    ],
+)
+def test_errors_of_an_engine_decide_the_exit_code(command, monkeypatch, error, code, message):
+    def fails(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(app, "run_flower", fails)
+
+    got, _, errors = command("run", *settings())
+
+    assert got == code
+    assert errors.startswith(message)
+
+
+def test_the_engines_options_are_handed_on(command, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(app, "run_flower", lambda config, folder, on_round, **options: seen.append((config, options)))
+    monkeypatch.setattr("flower_dfl.cli.display.Display.conclude", lambda self, folder: None)
+
+    code, output, _ = command(
+        "run", "--cpus-per-node", "0.5", "--gpus-per-node", "0.25", "--results-dir", "out", *settings()
+    )
+
+    assert code == 0
+    assert seen[0][1] == {"cpus_per_node": 0.5, "gpus_per_node": 0.25}
+    assert run_folder(output).startswith(str(tmp_path / "out"))
+
+
+def test_preparing_data_from_a_folder_without_any_is_an_error(command, tmp_path):
+    (tmp_path / "empty").mkdir()
+
+    code, _, errors = command("data", "prepare", "empty", "--root", "out")
+
+    assert code in {1, 2}
+    assert len(errors.splitlines()) == 1
+    assert "empty" in errors
+
+
+def test_preparing_data_from_nowhere_is_an_error(command):
+    code, _, errors = command("data", "prepare", "nowhere", "--root", "out")
+
+    assert code in {1, 2}
+    assert "nowhere" in errors
