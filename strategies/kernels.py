@@ -35,10 +35,14 @@ __all__ = [
 ]
 
 _PANEL = 1024
-"""Columns of one matrix product. A product this short is never split over threads, so its bits are always the same."""
+"""Columns of one matrix product: too few to be split over threads, so that its bits are always the same."""
 
 _BLOCK = 32_768
-"""Columns at a time on a CPU: a row takes 128 KiB, and torch starts no thread for so few."""
+"""Columns at a time on a CPU: a row takes 128 KiB, and torch starts no thread for so few.
+
+Threads would halve the time on an idle machine and multiply it on a busy one, where each step waits for the slowest;
+nodes that are simulated side by side are busy machines.
+"""
 
 _ACCELERATOR_BLOCK = 1 << 20
 """The same elsewhere, where starting a kernel costs more than the cache saves."""
@@ -83,8 +87,8 @@ def gram(rows: Sequence[Tensor], origin: Tensor | None = None) -> Tensor:
     """
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
     for panels in _panels(rows, origin):
-        batch = panels.transpose(0, 1)  # (panels, n, 1024)
-        total += torch.bmm(batch, batch.transpose(1, 2)).sum(dim=0)
+        for panel in panels.unbind(dim=1):  # (n, 1024)
+            total.addmm_(panel, panel.T)
     return (total + total.T) / 2
 
 
@@ -158,7 +162,11 @@ def distances_to_mean(rows: Sequence[Tensor]) -> Tensor:
     """Return the Euclidean distance of each row from the mean of all, float64 ``(n,)``."""
     squares = torch.zeros(len(rows), dtype=torch.float64, device=rows[0].device)
     for panels in _panels(rows, None):
-        squares += (panels - panels.mean(dim=0)).square_().sum(dim=2).sum(dim=1)
+        mean = torch.zeros_like(panels[0])
+        for line in panels:
+            mean += line
+        mean /= len(rows)
+        squares += torch.stack([(line - mean).square_().sum() for line in panels])
     return squares.sqrt()
 
 
@@ -342,7 +350,7 @@ def _ranks(parts: Sequence[Tensor], first: int, last: int) -> list[Tensor]:
         if use_high:
             lines[b] = torch.maximum(x, y, out=spare.pop() if spare else torch.empty_like(x))
         spare += [line for line, owned in ((x, ours[a]), (y, ours[b])) if owned]
-        ours[a], ours[b] = use_low, use_high
+        ours[a] = ours[b] = True
     return lines[first:last]
 
 

@@ -112,9 +112,8 @@ class Run:
     Honest nodes take one noisy gradient step on quadratics of equal curvature and different minima.
     """
 
-    dimension = 40
-
-    def __init__(self, lie=None, *, rule=None, liars=3, seed=0, noise=0.02):
+    def __init__(self, lie=None, *, rule=None, liars=3, seed=0, noise=0.02, dimension=40):
+        self.dimension = dimension
         self.rule = rule or DflDetector()
         self.random = torch.Generator().manual_seed(seed)
         self.curvature = positive_definite(self.dimension, seed).float() / 5
@@ -206,10 +205,10 @@ def test_a_removal_outlasts_a_change_of_mind_only_if_it_is_sticky():
     sticky, fresh = (Run(reformed, rule=DflDetector(window=2, sticky=value)) for value in (True, False))
 
     assert sticky.play(1, 5).weights[8] == fresh.play(1, 5).weights[8] == 0
-    assert sticky.play(6, 12).weights[8] == 0
-    assert fresh.play(6, 12).weights[8] > 0
     assert sticky.state["flagged"] == (7, 8, 9)
     assert fresh.state["flagged"] == ()
+    assert sticky.play(6, 12).weights[8] == 0
+    assert fresh.play(6, 12).weights[8] > 0
 
 
 def test_a_node_never_removes_itself_but_says_that_it_looks_odd():
@@ -236,7 +235,7 @@ def test_memory_is_bounded_by_the_window():
 
 
 def test_a_prediction_reaches_over_a_gap():
-    run = Run(noise=0.0)
+    run = Run(noise=0.0, dimension=1)  # where one step already tells the curvature
     run.play(1, 3)
 
     missed = run.play(4, 4, silent=1)
@@ -245,8 +244,8 @@ def test_a_prediction_reaches_over_a_gap():
 
     assert 6 not in missed.scores["prediction-error"]
     assert missed.state["last"][6][0] == 3
-    # Without what happened in the round it missed, the prediction would be off by curvature times that step.
-    assert back.scores["prediction-error"][6] < 0.3 * float((skipped @ run.curvature).norm())
+    # Without the step that it missed, the prediction would be off by the curvature times that step.
+    assert back.scores["prediction-error"][6] < 0.001 * float((skipped @ run.curvature).norm())
 
 
 def test_the_coming_and_going_of_a_neighbour_is_not_taken_for_curvature():

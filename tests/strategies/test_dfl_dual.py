@@ -338,8 +338,8 @@ def test_a_digest_depends_on_message_and_round_only():
     rule = DflDual(iterations=2)
 
     digests = [
-        rule.digest(message(sender, value), shared_context(round))
-        for sender, value, round in ((1, 2.0, 1), (5, 2.0, 1), (1, 3.0, 1), (1, 2.0, 2))
+        rule.digest(message(sender, value), shared_context(moment))
+        for sender, value, moment in ((1, 2.0, 1), (5, 2.0, 1), (1, 3.0, 1), (1, 2.0, 2))
     ]
 
     assert torch.equal(digests[0], digests[1])

@@ -146,6 +146,12 @@ def test_repeated_krum_picks_as_worked_by_hand():
     assert [values[k] for k in picked] == [3.0, 5.0, 9.0, 2.0, 10.0]
 
 
+# The nearest others of 0, 0.25, 1 are at 0.25, 0.25 and 0.75.
+@pytest.mark.parametrize("asked", [-1, 0, 1])
+def test_at_least_one_neighbour_counts_and_never_the_row_itself(asked):
+    assert kernels.krum_scores(matrix([0.0, 0.25, 1.0]), asked).tolist() == [0.0625, 0.0625, 0.5625]
+
+
 def test_ties_go_to_the_own_row_then_to_the_lower_index():
     distances = matrix([0.0, 1.0, 2.0, 3.0])  # 1 and 2 mirror each other, and so do 0 and 3
 

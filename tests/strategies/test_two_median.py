@@ -112,5 +112,5 @@ def test_arrays_are_welcome_and_unchanged():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_values_that_are_not_finite_are_refused(bad):
-    with pytest.raises(ValueError, match="^expected finite values, got "):
+    with pytest.raises(ValueError, match=r"^expected finite values, got "):
         two_median([1.0, bad, 2.0])
