@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from flower_dfl import registry
@@ -57,6 +58,11 @@ class Experiment:
     def learner(self) -> TorchLearner:
         """Loss and gradients of the model."""
         return TorchLearner(self.module, tuple(self.test.inputs.shape[1:]), self.test.num_classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where training, rules and attacks compute."""
+        return self.initial.vector.device
 
     @property
     def num_steps(self) -> float:

@@ -100,10 +100,4 @@ def _tensor_fault(tensor: object, size: int) -> str | None:
 
 
 def _placed(message: Update, expected: Expectation) -> Update:
-    return replace(
-        message,
-        vector=message.vector.to(expected.device),
-        base=message.base.to(expected.device) if expected.with_base and message.base is not None else None,
-        buffers=message.buffers.to(expected.device),
-        digest=None if message.digest is None else message.digest.to(expected.device),
-    )
+    return (message if expected.with_base else replace(message, base=None)).to(expected.device)

@@ -154,8 +154,9 @@ def strike(experiment: Experiment, node: NodeId, round: int, transport: Transpor
     if attack is None or attack.knowledge is Knowledge.LOCAL:
         return
     colluders = sorted(network.byzantine)
-    byzantine = transport.half_steps(colluders, round)
-    honest = transport.half_steps(network.honest, round) if attack.knowledge is Knowledge.OMNISCIENT else ()
+    seen = list(network.honest) if attack.knowledge is Knowledge.OMNISCIENT else []
+    half_steps = [update.to(experiment.device) for update in transport.half_steps([*colluders, *seen], round)]
+    byzantine, honest = tuple(half_steps[: len(colluders)]), tuple(half_steps[len(colluders) :])
     view = AttackView(
         own=byzantine[colluders.index(node)],
         byzantine=byzantine,
@@ -170,7 +171,7 @@ def receive(experiment: Experiment, node: NodeId, round: int, own: Update, trans
     neighbours = experiment.network.neighbours[node]
     with_base = Need.SENDER_BASE in experiment.strategy.needs
     expected = Expectation(
-        neighbours, round, own.vector.numel(), own.buffers.numel(), with_base, device=own.vector.device
+        neighbours, round, own.vector.numel(), own.buffers.numel(), with_base, device=experiment.device
     )
     received, rejected = screen(transport.collect(node, round, sorted(neighbours)), expected)
     mixing = experiment.network.mixing_weights(node)
@@ -246,7 +247,7 @@ def _close_round(
     experiment: Experiment, node: NodeId, round: int, transport: Transport
 ) -> tuple[ModelState, Any, Report]:
     """Receive, aggregate and evaluate a round."""
-    memory = transport.recall(node, round)
+    memory = transport.recall(node, round).to(experiment.device)
     own = memory.half_step
     if own is None:
         raise ConfigurationError(f"node {node} has no half-step of round {round}: its training is over")

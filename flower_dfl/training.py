@@ -29,6 +29,11 @@ class ModelState:
     buffers: Tensor
     integer_buffers: tuple[Tensor, ...] = ()
 
+    def to(self, device: torch.device) -> "ModelState":
+        """Return the same values on ``device``."""
+        integers = tuple(buffer.to(device) for buffer in self.integer_buffers)
+        return ModelState(self.vector.to(device), self.buffers.to(device), integers)
+
     @classmethod
     def of(cls, module: nn.Module) -> "ModelState":
         """Copy the values out of a module."""

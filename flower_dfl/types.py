@@ -5,7 +5,7 @@ flat float32 tensor ``(d,)`` in ``named_parameters()`` order. Values that hold t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
@@ -153,6 +153,16 @@ class Update:
     epochs: int = 1
     batch_size: int = 1
     digest: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Update":
+        """Return the same message on ``device``."""
+        return replace(
+            self,
+            vector=self.vector.to(device),
+            base=None if self.base is None else self.base.to(device),
+            buffers=self.buffers.to(device),
+            digest=None if self.digest is None else self.digest.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,14 +34,17 @@ __all__ = [
     "weighted_mean",
 ]
 
-_PANEL = 1024
-"""Columns of one matrix product: too few to be split over threads, so that its bits are always the same."""
+_PANEL = 256
+"""Columns of one matrix product of a batch; threads share out a batch, and so short a product keeps its bits."""
+
+_BUFFER = 12 << 20
+"""Bytes of rows in float64 at a time: few and large batches, since every batch waits for the slowest thread."""
 
 _BLOCK = 32_768
-"""Columns at a time on a CPU: a row takes 128 KiB, and torch starts no thread for so few.
+"""Columns of an elementwise step on a CPU: a row takes 128 KiB, and torch starts no thread for so few.
 
-Threads would halve the time on an idle machine and multiply it on a busy one, where each step waits for the slowest;
-nodes that are simulated side by side are busy machines.
+Threads would gain little on an idle machine and lose much on a busy one, where each of many short steps waits for the
+slowest; nodes that are simulated side by side make a busy machine.
 """
 
 _ACCELERATOR_BLOCK = 1 << 20
@@ -52,28 +55,25 @@ Comparator: TypeAlias = tuple[int, int, bool, bool]
 
 
 def _panels(rows: Sequence[Tensor], origin: Tensor | None) -> Iterator[Tensor]:
-    """Yield ``row - origin`` in float64 as ``(n, panels, 1024)``, padded with zeros; the buffer is reused."""
+    """Yield ``row - origin`` in float64 as ``(n, panels, 256)``, padded with zeros; the buffer is reused."""
     n, d = len(rows), rows[0].numel()
-    panels = -(-min(_step(rows[0]), d) // _PANEL)
+    panels = min(max(_BUFFER // (8 * _PANEL * n), 1), -(-d // _PANEL))
     buffer = rows[0].new_empty(n, panels * _PANEL, dtype=torch.float64)
-    for part in _parts(rows[0]):
-        width = part.stop - part.start
-        centre = None if origin is None else origin[part].double()
-        for line, row in zip(buffer, rows, strict=True):
-            line[:width].copy_(row[part])
-            if centre is not None:
-                line[:width] -= centre
-            line[width:] = 0
+    for start in range(0, d, panels * _PANEL):
+        wide = slice(start, min(start + panels * _PANEL, d))
+        for part in _parts(rows[0][wide]):
+            centre = None if origin is None else origin[wide][part].double()
+            for line, row in zip(buffer, rows, strict=True):
+                line[part].copy_(row[wide][part])
+                if centre is not None:
+                    line[part] -= centre
+        buffer[:, wide.stop - start :] = 0
         yield buffer.view(n, panels, _PANEL)
-
-
-def _step(like: Tensor) -> int:
-    return _BLOCK if like.device.type == "cpu" else _ACCELERATOR_BLOCK
 
 
 def _parts(like: Tensor) -> Iterator[slice]:
     """Yield the column slices of elementwise steps."""
-    step = _step(like)
+    step = _BLOCK if like.device.type == "cpu" else _ACCELERATOR_BLOCK
     for start in range(0, like.numel(), step):
         yield slice(start, min(start + step, like.numel()))
 
@@ -87,8 +87,8 @@ def gram(rows: Sequence[Tensor], origin: Tensor | None = None) -> Tensor:
     """
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
     for panels in _panels(rows, origin):
-        for panel in panels.unbind(dim=1):  # (n, 1024)
-            total.addmm_(panel, panel.T)
+        batch = panels.transpose(0, 1)  # (panels, n, 256)
+        total += torch.bmm(batch, batch.transpose(1, 2)).sum(dim=0)
     return (total + total.T) / 2
 
 
@@ -161,12 +161,12 @@ def weighted_mean(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 def distances_to_mean(rows: Sequence[Tensor]) -> Tensor:
     """Return the Euclidean distance of each row from the mean of all, float64 ``(n,)``."""
     squares = torch.zeros(len(rows), dtype=torch.float64, device=rows[0].device)
-    for panels in _panels(rows, None):
-        mean = torch.zeros_like(panels[0])
-        for line in panels:
-            mean += line
+    for part in _parts(rows[0]):
+        mean = torch.zeros_like(rows[0][part], dtype=torch.float64)
+        for row in rows:
+            mean += row[part]
         mean /= len(rows)
-        squares += torch.stack([(line - mean).square_().sum() for line in panels])
+        squares += torch.stack([(row[part] - mean).square_().sum() for row in rows])
     return squares.sqrt()
 
 

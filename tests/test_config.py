@@ -147,7 +147,9 @@ def test_parsing_leaves_the_table_alone():
 
 
 def test_inline_parameters_may_hold_every_kind_of_value():
-    text = "a = 1, b = -0.5, c = inf, d = true, e = 'x, y', f = [1, 2], g = {name = \"krum\", params = {m = 3}}, h-i = 1e-5"
+    text = (
+        "a = 1, b = -0.5, c = inf, d = true, e = 'x, y', f = [1, 2], g = {name = 'krum', params = {m = 3}}, h-i = 1e-5"
+    )
 
     parsed = parse({"strategy.params": text}).strategy.params
 
@@ -285,7 +287,7 @@ def test_the_default_partition_keeps_its_parameters():
 def test_evaluation_is_due_every_so_many_rounds_and_after_the_last(every, num_rounds):
     config = RunConfig(num_rounds=num_rounds, eval=EvalConfig(every))
 
-    due = {round for round in range(1, num_rounds + 1) if config.is_due(round)}
+    due = {number for number in range(1, num_rounds + 1) if config.is_due(number)}
 
     assert due == set(range(every, num_rounds + 1, every)) | {num_rounds}
 

@@ -266,7 +266,7 @@ def test_honest_nodes_are_evaluated_when_it_is_due_and_attackers_never():
 
     reports = {number - 1: message(experiment, number, transport) for number in (1, 2, 3, 4)}
 
-    evaluated = {round: [i for i in range(4) if reports[round][i].accuracy is not None] for round in (1, 2, 3)}
+    evaluated = {r: [i for i in range(4) if reports[r][i].accuracy is not None] for r in (1, 2, 3)}
     assert evaluated == {1: [], 2: [0, 1, 2], 3: [0, 1, 2]}
 
 

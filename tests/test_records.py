@@ -38,7 +38,8 @@ def round_of_reports(round=1):
     return [
         report(3, round, accuracy=None),
         report(1, round, accuracy=0.7, attack_success_rate=0.1, weights={0: 0.5, 1: 0.5, 2: 0.0}),
-        report(0, round, accuracy=0.5, attack_success_rate=0.0, budget=1, flags=("alone",), seconds={"train": 0.12345678}),
+        report(0, round, accuracy=0.5, attack_success_rate=0.0, budget=1, flags=("alone",),
+               seconds={"train": 0.12345678}),
         report(2, round, accuracy=0.9, attack_success_rate=0.2, weights={0: 0.4, 1: 0.3, 2: 0.3},
                rejections=(Rejection(3, "vector: not finite"),)),
     ]  # fmt: skip
@@ -271,9 +272,13 @@ def test_the_status_is_running_until_the_writer_ends(tmp_path):
     ],
 )
 def test_how_a_run_ended_is_recorded_and_its_error_goes_on(tmp_path, error, status, recorded):
-    with pytest.raises(type(error)), RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
-        writer.round(round_of_reports(), {})
-        raise error
+    def fail():
+        with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+            writer.round(round_of_reports(), {})
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
 
     assert summary_of(tmp_path)["status"] == status
     assert summary_of(tmp_path)["error"] == recorded

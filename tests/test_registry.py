@@ -276,7 +276,7 @@ def test_an_attack_by_reference_inherits_the_defaults(mine):
 
 
 def test_a_strategy_is_no_attack():
-    with pytest.raises(ConfigurationError, match="lacks .*poison, craft; subclass"):
+    with pytest.raises(ConfigurationError, match=r"lacks .*poison, craft; subclass"):
         registry.build("attack", "flower_dfl.strategies.average:Average")
 
 

@@ -365,7 +365,7 @@ def unseeded(num_nodes, num_byzantine, seed):
 @pytest.mark.parametrize(
     ("draw", "violation"),
     [
-        (lambda n: nx.empty_graph(n), "connected"),
+        (nx.empty_graph, "connected"),
         (lambda n: nx.path_graph(n + 1), "not allowed 10"),
         (lambda n: nx.path_graph(n - 1), "missing 9"),
         (lambda n: nx.relabel_nodes(nx.path_graph(n), str), "not allowed '0'"),
@@ -431,8 +431,8 @@ def test_aggregate_hands_on_what_is_given():
     learner, data, base = linear_learner(4), small_data(2), torch.full((4,), 5.0)
 
     aggregate(
-        rule, torch.ones(4), torch.zeros(3, 4), base=base, bases=torch.eye(4)[:3], weights=[0.1, 0.2, 0.3], f=2, round=4,
-        num_rounds=6, learner=learner, data=data, state="kept", seed=9,
+        rule, torch.ones(4), torch.zeros(3, 4), base=base, bases=torch.eye(4)[:3], weights=[0.1, 0.2, 0.3], f=2,
+        round=4, num_rounds=6, learner=learner, data=data, state="kept", seed=9,
     )  # fmt: skip
 
     inbox, state, context = rule.seen[0]

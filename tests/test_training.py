@@ -1,5 +1,6 @@
 import copy
 from collections import Counter
+from itertools import chain
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_every_epoch_goes_once_through_all_data():
 
     assert [len(b) for b in batches] == [4, 4, 4, 3] * 3
     for epoch in range(3):
-        assert sorted(sum(batches[4 * epoch : 4 * epoch + 4], [])) == list(range(15))
+        assert sorted(chain.from_iterable(batches[4 * epoch : 4 * epoch + 4])) == list(range(15))
 
 
 def test_every_epoch_has_an_order_of_its_own():
@@ -95,7 +96,7 @@ def test_class_balanced_sampling_draws_every_class_about_equally_often():
     labels = [0] * 900 + [1] * 90 + [2] * 10
     batches = batches_of(TrainConfig(batch_size=50, epochs=2, sampling="class-balanced"), labels)
 
-    counts = Counter(labels[index] for index in sum(batches, []))
+    counts = Counter(labels[index] for index in chain.from_iterable(batches))
 
     assert all(abs(counts[label] - 2000 / 3) < 127 for label in range(3))
 

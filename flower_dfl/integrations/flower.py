@@ -129,7 +129,15 @@ def as_flower_strategy(
     if isinstance(built, _COMPARE_UPDATES) and train_root is None:
         raise ConfigurationError(f"{type(built).__name__} compares with an update of the server's own: give train_root")
     alone = train_root is None and (anchor == "none" or (anchor == "auto" and _treats_members_alike(built)))
-    return _PeerRule(built, budget, alone, train_root, seed, weighted_by_examples, **fedavg_options)
+    return _PeerRule(
+        built,
+        budget=budget,
+        alone=alone,
+        train_root=train_root,
+        seed=seed,
+        weighted_by_examples=weighted_by_examples,
+        **fedavg_options,
+    )
 
 
 def _treats_members_alike(rule: PeerStrategy[Any]) -> bool:
@@ -144,6 +152,7 @@ class _PeerRule(ScreenedFedAvg):
     def __init__(
         self,
         rule: PeerStrategy[Any],
+        *,
         budget: int,
         alone: bool,
         train_root: TrainRoot | None,
@@ -162,7 +171,7 @@ class _PeerRule(ScreenedFedAvg):
         self._num_rounds = 1
         self._started = False
 
-    def start(
+    def start(  # noqa: PLR0917 - Flower's signature
         self,
         grid: Grid,
         initial_arrays: ArrayRecord,

@@ -1,10 +1,12 @@
 """The seam between a node's steps and the medium."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
-from flower_dfl.codec import Tree
+import torch
+
+from flower_dfl.codec import Tree, split, unite
 from flower_dfl.training import ModelState
 from flower_dfl.types import NodeId, Update
 
@@ -37,6 +39,18 @@ class Memory:
             "strategy_state": self.strategy_state,
             "train_seconds": self.train_seconds,
         }
+
+    def to(self, device: torch.device) -> "Memory":
+        """Return the same memory on ``device``: transports bring it back on the CPU."""
+        if self.start.vector.device == device:
+            return self
+        skeleton, tensors = split(self.strategy_state)
+        return replace(
+            self,
+            start=self.start.to(device),
+            half_step=None if self.half_step is None else self.half_step.to(device),
+            strategy_state=unite(skeleton, [tensor.to(device) for tensor in tensors]),
+        )
 
     @classmethod
     def from_tree(cls, tree: Tree) -> "Memory":

@@ -66,9 +66,9 @@ def test_half_steps_come_in_order_and_only_where_there_is_one():
 
 def test_only_the_current_and_the_previous_round_are_kept():
     transport = MemoryTransport()
-    for round in (1, 2, 3):
-        transport.publish(0, round, {1: letter(0, round)})
-        transport.remember(0, round, memory(float(round)))
+    for number in (1, 2, 3):
+        transport.publish(0, number, {1: letter(0, number)})
+        transport.remember(0, number, memory(float(number)))
 
     assert transport.collect(1, 1, [0]) == ()
     assert [u.round for r in (2, 3) for u in transport.collect(1, r, [0])] == [2, 3]

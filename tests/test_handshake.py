@@ -1,0 +1,41 @@
+"""The first message: server and worker compare the code they run."""
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from flower_dfl.client_app import app
+from flower_dfl.code_version import code_version
+from flower_dfl.config import RunConfig, flatten
+from flower_dfl.wire import FACTS, FAILURE, STEP
+
+
+def _greet(version: str) -> RecordDict:
+    content = RecordDict({STEP: ConfigRecord({"code-version": version})})
+    context = Context(
+        run_id=1,
+        node_id=7,
+        node_config={"partition-id": 3, "num-partitions": 10},
+        state=RecordDict(),
+        run_config=dict(flatten(RunConfig())),
+    )
+    return app(Message(content, dst_node_id=7, message_type="query"), context).content
+
+
+def test_a_worker_with_the_same_code_says_which_node_it_is_and_what_data_it_has() -> None:
+    answer = _greet(code_version())
+
+    assert FAILURE not in answer
+    assert '"node": 3' in answer.config_records[FACTS]["json"]
+
+
+def test_a_worker_with_other_code_refuses_and_names_both_versions() -> None:
+    answer = _greet("0.0.0+somethingelse")
+
+    failure = answer.config_records[FAILURE]
+    assert failure["node"] == 3
+    assert "0.0.0+somethingelse" in failure["error"]
+    assert code_version() in failure["error"]
+
+
+def test_the_code_version_is_stable_and_names_the_package_version() -> None:
+    assert code_version() == code_version()
+    assert code_version().startswith("0.1.0+")
