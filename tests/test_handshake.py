@@ -1,11 +1,20 @@
 """The first message: server and worker compare the code they run."""
 
+import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from flower_dfl.client_app import app
 from flower_dfl.code_version import code_version
 from flower_dfl.config import RunConfig, flatten
 from flower_dfl.wire import FACTS, FAILURE, STEP
+
+
+@pytest.fixture(autouse=True)
+def _in_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages can be made only inside a Flower task; its engine sets this, here the test does."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
 
 
 def _greet(version: str) -> RecordDict:
