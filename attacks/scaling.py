@@ -1,13 +1,12 @@
 """Scaling, also called model replacement: a boosted backdoor."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from flower_dfl.attacks.poisoning import Gamma, boost_for, boosted, check_gamma, check_share, stamp_share
 from flower_dfl.attacks.triggers import Corner, SquareTrigger
-from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, LabelledData, NodeId
 
@@ -37,7 +36,7 @@ class Scaling(Attack):
     """
 
     knowledge: ClassVar[Knowledge] = Knowledge.LOCAL
-    gamma: float | Literal["auto"] = 10.0
+    gamma: Gamma = 10.0
     poison_share: float = 0.5
     size: int = 4
     corner: Corner = "bottom-right"
@@ -45,10 +44,8 @@ class Scaling(Attack):
     target: int = 0
 
     def __post_init__(self) -> None:
-        if self.gamma != "auto" and not 1 <= self.gamma < float("inf"):
-            raise ConfigurationError(f'gamma must be "auto" or at least 1 and finite, got {self.gamma}')
-        if not 0 < self.poison_share <= 1:
-            raise ConfigurationError(f"poison_share must be in (0, 1], got {self.poison_share}")
+        check_gamma(self.gamma)
+        check_share(self.poison_share)
         _ = self.trigger  # checks the remaining parameters
 
     @property
@@ -58,24 +55,8 @@ class Scaling(Attack):
 
     def poison(self, data: LabelledData, ctx: AttackContext) -> LabelledData:
         """Stamp and relabel a random share of the samples."""
-        if self.target >= data.num_classes:
-            raise ConfigurationError(f"target must be below the number of labels {data.num_classes}, got {self.target}")
-        count = max(1, round(self.poison_share * len(data)))
-        chosen = torch.randperm(len(data), generator=ctx.generator("poison"))[:count].to(data.labels.device)
-        inputs, labels = data.inputs.clone(), data.labels.clone()
-        inputs[chosen] = self.trigger.stamp(inputs[chosen], data.input_range)
-        labels[chosen] = self.target
-        return LabelledData(inputs, labels, data.num_classes, data.input_range)
+        return stamp_share(data, self.trigger, self.poison_share, ctx.generator("poison"))
 
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the boosted model ``(d,)``."""
-        if view.own.base is None:
-            raise ConfigurationError("scaling needs the attacker's own start-of-round model")
-        update = view.own.vector - view.own.base
-        return view.own.base + self._boost(receiver, ctx) * update
-
-    def _boost(self, receiver: NodeId, ctx: AttackContext) -> float:
-        if self.gamma != "auto":
-            return self.gamma
-        around = ctx.neighbours[receiver]
-        return (len(around) + 1) / max(1, len(around & ctx.byzantine))
+        return boosted(view.own, boost_for(self.gamma, receiver, ctx))

@@ -41,7 +41,7 @@ def unite(skeleton: str, tensors: list[Tensor]) -> Tree:
 def pack(tree: Tree) -> bytes:
     """Return the tree as bytes."""
     skeleton, tensors = split(tree)
-    named = {str(index): tensor.contiguous().cpu() for index, tensor in enumerate(tensors)}
+    named = {str(i): tensor.cpu().clone(memory_format=torch.contiguous_format) for i, tensor in enumerate(tensors)}
     named[_SKELETON] = torch.from_numpy(np.frombuffer(skeleton.encode(), dtype=np.uint8).copy())
     return safetensors.torch.save(named)
 
@@ -64,9 +64,9 @@ def _skeleton(tree: Tree, tensors: list[Tensor]) -> Any:  # noqa: ANN401 - any J
     if isinstance(tree, Tensor):
         tensors.append(tree)
         return {"tensor": len(tensors) - 1}
-    if isinstance(tree, tuple | list):
+    if type(tree) in (tuple, list):
         return {type(tree).__name__: [_skeleton(part, tensors) for part in tree]}
-    if isinstance(tree, dict):
+    if type(tree) is dict and all(isinstance(key, str | int) for key in tree):
         return {"dict": [[key, _skeleton(part, tensors)] for key, part in tree.items()]}
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree

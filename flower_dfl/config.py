@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from flower_dfl.errors import ConfigurationError
@@ -58,7 +57,7 @@ class DataConfig:
     name: str = "fashion-mnist-mini"
     root: str = ""
     partition: str = "label-skew"
-    params: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"p": 0.8}))
+    params: Mapping[str, Any] = field(default_factory=lambda: {"p": 0.8})
     num_train: int = 0
     num_test: int = 0
 
@@ -104,10 +103,12 @@ class RunConfig:
         seed: Seed of every draw.
         num_nodes: Number of nodes ``n``.
         num_rounds: Number of rounds ``T``.
-        num_byzantine: Number of Byzantine nodes; they have the highest labels.
+        num_byzantine: Number of Byzantine nodes.
         topology: Communication graph.
         strategy: Peer aggregation rule of every honest node.
         attack: What the Byzantine nodes do; ``none`` lets them follow the protocol.
+        placement: Which nodes are Byzantine: ``highest-labels``, where the topology ``dominated`` expects them, or a
+            way of :func:`flower_dfl.topologies.placement.place`.
         model: Model.
         data: Data.
         train: Local training.
@@ -126,6 +127,7 @@ class RunConfig:
     topology: ComponentConfig = ComponentConfig("dominated")
     strategy: ComponentConfig = ComponentConfig("dfl-dual")
     attack: ComponentConfig = ComponentConfig("scaling")
+    placement: ComponentConfig = ComponentConfig("highest-labels")
     model: ComponentConfig = ComponentConfig("fc")
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -232,7 +234,7 @@ def _inline(value: Any) -> str:  # noqa: ANN401 - any TOML value
         return "[" + ", ".join(_inline(v) for v in value) + "]"
     if isinstance(value, float):
         return repr(value)  # inf and nan are spelt as in TOML
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML wants only this one more escaped
 
 
 def nest(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,11 +283,24 @@ def _parse(default: ConfigT, table: Mapping[str, Any], prefix: str) -> ConfigT:
 
 
 def _parse_params(key: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - text or table
-    if isinstance(value, Mapping):
-        return dict(value)
-    if not isinstance(value, str):
+    if isinstance(value, str):
+        try:
+            value = tomllib.loads(f"params = {{{value}}}")["params"]
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"{key} must look like \"a = 1, b = 'text'\", got {value!r}: {error}") from error
+    if not isinstance(value, Mapping):
         raise ConfigurationError(f"{key} must be a table or an inline table as text, got {value!r}")
-    try:
-        return tomllib.loads(f"params = {{{value}}}")["params"]  # type: ignore[no-any-return]  # a table by construction
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{key} must look like \"a = 1, b = 'text'\", got {value!r}: {error}") from error
+    _check_plain(key, value)
+    return dict(value)
+
+
+def _check_plain(key: str, value: Any) -> None:  # noqa: ANN401 - any TOML value
+    """Refuse what the inline form cannot carry: dates and times."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _check_plain(f"{key}.{name}", part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check_plain(key, part)
+    elif not isinstance(value, bool | int | float | str):
+        raise ConfigurationError(f"{key} must be made of numbers, strings, booleans, lists and tables, got {value!r}")

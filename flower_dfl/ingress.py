@@ -92,7 +92,7 @@ def _tensor_fault(tensor: object, size: int) -> str | None:
         return "not a tensor"
     if tensor.dtype != torch.float32:
         return "not float32"
-    if tensor.layout != torch.strided or tuple(tensor.shape) != (size,):
+    if tensor.layout != torch.strided or tensor.is_meta or tuple(tensor.shape) != (size,):
         return "wrong shape"
     if not bool(torch.isfinite(tensor).all()):
         return "not finite"
@@ -100,4 +100,6 @@ def _tensor_fault(tensor: object, size: int) -> str | None:
 
 
 def _placed(message: Update, expected: Expectation) -> Update:
-    return (message if expected.with_base else replace(message, base=None)).to(expected.device)
+    base = message.base if expected.with_base else None
+    digest = message.digest if isinstance(message.digest, Tensor) else None
+    return replace(message, base=base, digest=digest).to(expected.device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast, get_args
 
 import networkx as nx
 
@@ -9,9 +10,13 @@ from flower_dfl import registry
 from flower_dfl.config import RunConfig
 from flower_dfl.topologies.checking import check_graph
 from flower_dfl.topologies.mixing import metropolis
+from flower_dfl.topologies.placement import Placement, place
 from flower_dfl.types import NodeId
+from flower_dfl.validation import check_known
 
-__all__ = ["Network", "build_network"]
+__all__ = ["HIGHEST_LABELS", "Network", "build_network"]
+
+HIGHEST_LABELS = "highest-labels"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,7 +25,7 @@ class Network:
 
     Attributes:
         graph: Undirected, connected, on the labels ``0..n-1``.
-        byzantine: Nodes under the adversary's control; the highest labels.
+        byzantine: Nodes under the adversary's control.
         neighbours: Open neighbourhood of every node.
     """
 
@@ -54,6 +59,23 @@ def build_network(config: RunConfig) -> Network:
     check_graph(graph, config.num_nodes)
     return Network(
         graph,
-        frozenset(range(config.num_nodes - config.num_byzantine, config.num_nodes)),
+        _byzantine_nodes(graph, config),
         {node: frozenset(graph.neighbors(node)) for node in range(config.num_nodes)},
     )
+
+
+def _byzantine_nodes(graph: "nx.Graph[int]", config: RunConfig) -> frozenset[NodeId]:
+    """Place the adversary.
+
+    Raises:
+        ConfigurationError: The placement or one of its parameters is unknown.
+        TopologyError: The adversary cannot be placed so.
+    """
+    name, params = config.placement.name, dict[str, Any](config.placement.params)
+    check_known("placement", name, [HIGHEST_LABELS, *get_args(Placement)])
+    valid = [] if name == HIGHEST_LABELS else ["k", "nodes"]
+    for key in params:
+        check_known(f"parameter of placement {name!r}", key, valid)
+    if name == HIGHEST_LABELS:
+        return frozenset(range(config.num_nodes - config.num_byzantine, config.num_nodes))
+    return place(graph, config.num_byzantine, cast("Placement", name), config.seed, **params)

@@ -228,8 +228,8 @@ def aggregate(
     return result, context.budget
 
 
-def attack_context(experiment: Experiment, node: NodeId, round: int) -> AttackContext:
-    """Return what an attacker is told."""
+def attack_context(experiment: Experiment, node: NodeId, round: int, base: torch.Tensor | None = None) -> AttackContext:
+    """Return what an attacker is told; ``base`` is its start-of-round model."""
     network = experiment.network
     return AttackContext(
         node=node,
@@ -240,6 +240,8 @@ def attack_context(experiment: Experiment, node: NodeId, round: int) -> AttackCo
         lr=experiment.config.train.lr,
         seed=experiment.config.seed,
         learner=experiment.learner,
+        num_steps=experiment.num_steps,
+        base=base,
     )
 
 
@@ -309,7 +311,8 @@ def _train(
 ) -> tuple[Update, tuple[torch.Tensor, ...]]:
     config, data = experiment.config, experiment.shards[node]
     if experiment.attack is not None and experiment.is_attacker(node):
-        data = experiment.attack.poison(data, attack_context(experiment, node, round))
+        load_buffers(experiment.module, start.buffers, ())
+        data = experiment.attack.poison(data, attack_context(experiment, node, round, start.vector))
     batches = randomness.generator(config.seed, "batches", round, node)
     trained = train(experiment.module, start, data, config.train, batches)
     half_step = Update(
@@ -330,7 +333,8 @@ def _publish_attack(experiment: Experiment, node: NodeId, round: int, view: Atta
     attack = experiment.attack
     if attack is None:
         return
-    context = attack_context(experiment, node, round)
+    context = attack_context(experiment, node, round, view.own.base)
+    load_buffers(experiment.module, view.own.buffers, ())
     letters: dict[NodeId, Update] = {}
     distinct: list[Update] = []
     for receiver in sorted(experiment.network.neighbours[node] - experiment.network.byzantine):
@@ -338,7 +342,7 @@ def _publish_attack(experiment: Experiment, node: NodeId, round: int, view: Atta
         letter = next((known for known in distinct if torch.equal(known.vector, vector)), None)
         if letter is None:
             letter = replace(view.own, vector=vector)
-            if transport.shares_digests and bool(torch.isfinite(vector).all()):
+            if transport.shares_digests and _is_well_formed(vector, view.own.vector):
                 letter = _with_digest(experiment, letter)
             letter = _as_letter(experiment, letter)
             distinct.append(letter)
@@ -361,6 +365,16 @@ def _with_digest(experiment: Experiment, update: Update) -> Update:
         experiment.learner if Need.LEARNER in needs else None,
     )
     return replace(update, digest=experiment.strategy.digest(update, context))
+
+
+def _is_well_formed(vector: torch.Tensor, like: torch.Tensor) -> bool:
+    """Return whether ingress will let a crafted vector through; what it will drop needs no digest."""
+    return (
+        vector.layout == torch.strided
+        and vector.dtype == like.dtype
+        and vector.shape == like.shape
+        and bool(torch.isfinite(vector).all())
+    )
 
 
 def _as_letter(experiment: Experiment, half_step: Update) -> Update:

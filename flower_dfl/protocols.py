@@ -4,7 +4,8 @@ Both are frozen, slotted dataclasses with pure methods. State goes in and comes 
 the protocol to inherit its defaults; subclass nothing else.
 """
 
-from typing import ClassVar, Protocol, cast, runtime_checkable
+from abc import abstractmethod
+from typing import Protocol, cast, runtime_checkable
 
 import networkx as nx
 from torch import Tensor
@@ -50,6 +51,7 @@ class PeerStrategy(Protocol[StateT]):
         del update, ctx
         return None
 
+    @abstractmethod
     def aggregate(self, inbox: Inbox, state: StateT, ctx: RoundContext) -> Aggregate[StateT]:
         """Return the next start-of-round model.
 
@@ -62,7 +64,10 @@ class PeerStrategy(Protocol[StateT]):
 class Attack(Protocol):
     """What Byzantine nodes do."""
 
-    knowledge: ClassVar[Knowledge]
+    @property
+    def knowledge(self) -> Knowledge:
+        """How much the attack sees: usually a class constant."""
+        return Knowledge.LOCAL
 
     @property
     def trigger(self) -> Trigger | None:

@@ -5,7 +5,7 @@ set or partition is a function; building it binds the parameters and leaves the 
 
 A name with a colon is a reference, ``"my_pkg.rules:MyRule"``, so that components of a user's own need no registration.
 Parameters are written in kebab-case or snake_case. Unknown names and keys are errors that list the valid ones. A
-parameter that is itself a strategy is a name, or a table ``{name = "krum", params = {m = 3}}``.
+parameter that is itself a strategy or an attack is a name, or a table ``{name = "multi-krum", params = {m = 3}}``.
 """
 
 import functools
@@ -55,8 +55,30 @@ COMPONENTS: Mapping[str, Mapping[str, str]] = {
         "ubar": "flower_dfl.strategies.ubar:Ubar",
     },
     "attack": {
+        "adaptive": "flower_dfl.attacks.adaptive:Adaptive",
+        "alie": "flower_dfl.attacks.alie:Alie",
+        "alie-backdoor": "flower_dfl.attacks.alie_backdoor:AlieBackdoor",
+        "back-gradient": "flower_dfl.attacks.back_gradient:BackGradient",
+        "backdoor": "flower_dfl.attacks.backdoor:Backdoor",
+        "dba": "flower_dfl.attacks.dba:Dba",
+        "dissensus": "flower_dfl.attacks.dissensus:Dissensus",
+        "equivocate": "flower_dfl.attacks.equivocate:Equivocate",
+        "gaussian": "flower_dfl.attacks.gaussian:Gaussian",
+        "ipm": "flower_dfl.attacks.ipm:InnerProductManipulation",
+        "isolation": "flower_dfl.attacks.isolation:Isolation",
+        "krum-attack": "flower_dfl.attacks.krum_attack:KrumAttack",
         "label-flip": "flower_dfl.attacks.label_flip:LabelFlip",
+        "mimic": "flower_dfl.attacks.mimic:Mimic",
+        "min-max": "flower_dfl.attacks.min_max:MinMax",
+        "min-sum": "flower_dfl.attacks.min_sum:MinSum",
+        "rule-in-the-loop": "flower_dfl.attacks.rule_in_the_loop:RuleInTheLoop",
+        "same-value": "flower_dfl.attacks.same_value:SameValue",
         "scaling": "flower_dfl.attacks.scaling:Scaling",
+        "scheduled": "flower_dfl.attacks.scheduled:Scheduled",
+        "sign-flip": "flower_dfl.attacks.sign_flip:SignFlip",
+        "spectral": "flower_dfl.attacks.spectral:Spectral",
+        "sybil": "flower_dfl.attacks.sybil:Sybil",
+        "trim-attack": "flower_dfl.attacks.trim_attack:TrimAttack",
     },
     "topology": {
         "complete": "flower_dfl.topologies.complete:complete",
@@ -129,7 +151,10 @@ def build(kind: str, name: str, params: Mapping[str, Any] | None = None) -> Any:
     arguments = _check_params(kind, name, factory, params or {})
     if kind not in _PROTOCOLS:
         return functools.partial(_call_with_supplied, factory, arguments)
-    component = factory(**arguments)
+    try:
+        component = factory(**arguments)
+    except TypeError as error:  # an abstract class, say
+        raise ConfigurationError(f"{kind} {name!r} cannot be built: {error}") from error
     if not isinstance(component, _PROTOCOLS[kind]):
         protocol = _PROTOCOLS[kind]
         missing = [
@@ -160,7 +185,7 @@ def _load(kind: str, name: str) -> Callable[..., Any]:
     module_name, _, attribute = COMPONENTS[kind].get(name, name).partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for malformed references
         raise UnknownComponentError(f"{kind} {name!r} cannot be imported: {error}") from error
     if not callable(factory):
         raise UnknownComponentError(f"{kind} {name!r} must be a class or a function, got {type(factory).__name__}")
@@ -168,7 +193,10 @@ def _load(kind: str, name: str) -> Callable[..., Any]:
 
 
 def _check_params(kind: str, name: str, factory: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(factory).parameters
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise UnknownComponentError(f"{kind} {name!r} has no readable signature: {error}") from error
     accepted = [p for p in parameters if p not in _SUPPLIED[kind]]
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return {key.replace("-", "_"): value for key, value in params.items()}
@@ -177,26 +205,36 @@ def _check_params(kind: str, name: str, factory: Callable[..., Any], params: Map
         snake = key.replace("-", "_")
         check_known(f"parameter of {kind} {name!r}", snake, accepted)
         checked[snake] = _check_value(f"{kind} {name!r}: {key}", value, _hint(factory, parameters[snake]))
+    positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    missing = [
+        p
+        for p in accepted
+        if p not in checked and parameters[p].default is inspect.Parameter.empty and parameters[p].kind in positional
+    ]
+    if missing:
+        raise ConfigurationError(f"{kind} {name!r} needs the parameters {', '.join(missing)}, got {sorted(checked)}")
     return checked
 
 
 def _check_value(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401 - settings are of any type by nature
-    """Check a parameter's type; build it first where it is a strategy that is given by name or table."""
-    if (get_origin(hint) or hint) is PeerStrategy:
-        if isinstance(value, str):
-            return build("strategy", value)
-        if isinstance(value, Mapping):
-            return _build_nested(name, value)
+    """Check a parameter's type; build it first where it is a strategy or attack that is given by name or table."""
+    wanted = get_origin(hint) or hint
+    for kind, protocol in _PROTOCOLS.items():
+        if wanted is protocol and isinstance(value, str):
+            return build(kind, value)
+        if wanted is protocol and isinstance(value, Mapping):
+            return _build_nested(kind, name, value)
     return check_type(name, value, hint)
 
 
-def _build_nested(name: str, table: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a strategy
+def _build_nested(kind: str, name: str, table: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a strategy or an attack
     for key in table:
         check_known(f"key of {name}", key, ["name", "params"])
     params = table.get("params", {})
     if not isinstance(table.get("name"), str) or not isinstance(params, Mapping):
-        raise ConfigurationError(f'{name} must look like {{name = "krum", params = {{}}}}, got {dict(table)!r}')
-    return build("strategy", table["name"], params)
+        example = {"strategy": "krum", "attack": "alie"}[kind]
+        raise ConfigurationError(f'{name} must look like {{name = "{example}", params = {{}}}}, got {dict(table)!r}')
+    return build(kind, table["name"], params)
 
 
 def _hint(factory: Callable[..., Any], parameter: inspect.Parameter) -> Any:  # noqa: ANN401 - a type expression

@@ -105,7 +105,7 @@ class _Run:
             if self.relay is not None:
                 self.relay.turn()
             if closes > 0:
-                reports = [Report.from_json(_text(replies[node], REPORT)) for node in self.network.nodes]
+                reports = [_report(node, replies[node]) for node in self.network.nodes]
                 distances = hub.distances_to_mean(message, honest) if due else []
                 self.writer.round(reports, dict(zip(honest, distances, strict=False)))
         self.writer.checkpoint(hub.models(config.num_rounds + 1, self.network.nodes))
@@ -217,6 +217,13 @@ def _send_and_receive(grid: Grid, messages: list[Message], patience: float) -> l
         else:
             time.sleep(0.02)
     return replies
+
+
+def _report(node: NodeId, reply: RecordDict) -> Report:
+    try:
+        return Report.from_json(_text(reply, REPORT))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise TransportError(f"node {node} sent a report that cannot be read: {error}") from error
 
 
 def _text(content: RecordDict, name: str) -> str:

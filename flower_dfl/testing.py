@@ -10,7 +10,7 @@ Every component of this package passes these checks; a third party's should too:
 
 import pickle
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import networkx as nx
 import torch
@@ -46,7 +46,11 @@ __all__ = [
     "small_data",
 ]
 
+ComponentT = TypeVar("ComponentT")
+
 _DIMENSION = 12
+_IMAGE_DIMENSION = 640
+"""Of softmax regression from 8 x 8 pixels to 10 labels."""
 _FAR = 1e6
 
 
@@ -191,6 +195,8 @@ def craft(
         lr=0.1,
         seed=seed,
         learner=learner,
+        num_steps=2.0,
+        base=start,
     )
     return attack.craft(view, receiver, context)
 
@@ -228,9 +234,12 @@ def check_strategy(strategy: PeerStrategy[Any], *, robust: bool = True, f: int =
     )
     equal = aggregate(strategy, own, own.expand(len(received), -1).clone(), base=base, f=f).vector
     _require(torch.allclose(equal, own, rtol=1e-6, atol=1e-7), "equal inputs are a fixed point")
-    copy = pickle.loads(pickle.dumps(strategy))  # noqa: S301 - a round trip of our own object
+    copy = _pickled(strategy)
     _require(torch.equal(aggregate(copy, own, received, base=base, f=f).vector, result.vector), "it survives pickling")
-    state = codec.unpack(codec.pack(result.state))
+    try:
+        state = codec.unpack(codec.pack(result.state))
+    except TypeError as error:
+        raise ContractViolation(f"broken: its state can be stored ({error})") from error
     first = aggregate(strategy, own, received, base=base, f=f, round=2, state=result.state).vector
     second = aggregate(strategy, own, received, base=base, f=f, round=2, state=state).vector
     _require(torch.equal(first, second), "its state survives being stored")
@@ -239,18 +248,19 @@ def check_strategy(strategy: PeerStrategy[Any], *, robust: bool = True, f: int =
 
 
 def check_attack(attack: Attack) -> None:
-    """Check the contract of an attack.
+    """Check the contract of an attack, on 8 x 8 images with 10 labels and softmax regression.
 
     Raises:
         ContractViolation: It breaks the contract; the message says where.
     """
-    own, received, base = _neighbourhood()
+    data, learner = _images(), _image_learner()
+    own, received, base = _neighbourhood(_IMAGE_DIMENSION)
     honest, byzantine = received[:6], received[6:]
     before = [t.clone() for t in (honest, byzantine, base)]
     _require(isinstance(attack.knowledge, Knowledge), "knowledge is a level of flower_dfl.types.Knowledge")
 
     def send() -> Tensor:
-        return craft(attack, honest, byzantine, base=base, learner=linear_learner(own.numel()))
+        return craft(attack, honest, byzantine, base=base, learner=learner, data=data)
 
     vector = send()
     _require(vector.shape == own.shape and vector.dtype == own.dtype, "it crafts a float32 vector of the model's shape")
@@ -258,10 +268,11 @@ def check_attack(attack: Attack) -> None:
     _require(torch.equal(vector, send()), "the same inputs give the same bits")
     unchanged = all(torch.equal(a, b) for a, b in zip(before, (honest, byzantine, base), strict=True))
     _require(unchanged, "views are unchanged")
-    data = _images()
     inputs, labels = data.inputs.clone(), data.labels.clone()
     neighbours = {i: frozenset(range(11)) - {i} for i in range(11)}
-    context = AttackContext(6, 1, 10, frozenset(range(6, 11)), neighbours, lr=0.1, seed=0)
+    context = AttackContext(
+        6, 1, 10, frozenset(range(6, 11)), neighbours, lr=0.1, seed=0, learner=learner, num_steps=2.0, base=base
+    )
     poisoned = attack.poison(data, context)
     _require(torch.equal(inputs, data.inputs) and torch.equal(labels, data.labels), "clean data are unchanged")
     _require(poisoned.inputs.shape[1:] == inputs.shape[1:], "poisoned inputs have the shape of clean ones")
@@ -272,7 +283,7 @@ def check_attack(attack: Attack) -> None:
     inside = bool(((poisoned.inputs >= low - 1e-5) & (poisoned.inputs <= high + 1e-5)).all())
     _require(inside, "poisoned inputs stay in the input range")
     _require(torch.equal(attack.poison(data, context).inputs, poisoned.inputs), "poisoning is reproducible")
-    copy = pickle.loads(pickle.dumps(attack))  # noqa: S301 - a round trip of our own object
+    copy = _pickled(attack)
     _require(copy == attack, "it survives pickling")
 
 
@@ -291,22 +302,36 @@ def check_topology(topology: Topology, *, num_nodes: int = 10, num_byzantine: in
     _require(set(drawn[0].edges) == set(drawn[1].edges), "the same seed draws the same graph")
 
 
+def _pickled(component: ComponentT) -> ComponentT:
+    """Return a component after a round trip through pickle, as Ray makes it."""
+    try:
+        copy: ComponentT = pickle.loads(pickle.dumps(component))  # noqa: S301 - our own object
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ContractViolation(f"broken: it survives pickling ({error})") from error
+    return copy
+
+
 def _require(holds: bool, rule: str) -> None:
     if not holds:
         raise ContractViolation(f"broken: {rule}")
 
 
-def _neighbourhood() -> tuple[Tensor, Tensor, Tensor]:
+def _neighbourhood(dimension: int = _DIMENSION) -> tuple[Tensor, Tensor, Tensor]:
     """Return own (d,), received (10, d) and base (d,): half-steps of nodes that nearly agree."""
     generator = torch.Generator().manual_seed(7)
-    base = torch.randn(_DIMENSION, generator=generator)
-    models = base + 0.1 + 0.02 * torch.randn(11, _DIMENSION, generator=generator)
+    base = torch.randn(dimension, generator=generator)
+    models = base + 0.1 + 0.02 * torch.randn(11, dimension, generator=generator)
     return models[0], models[1:], base
 
 
 def _images() -> LabelledData:
     inputs = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     return LabelledData(inputs, torch.arange(20) % 10, 10, (0.0, 1.0))
+
+
+def _image_learner() -> Learner:
+    """Return softmax regression without bias for these images."""
+    return TorchLearner(nn.Sequential(nn.Flatten(), nn.Linear(_IMAGE_DIMENSION // 10, 10, bias=False)), (1, 8, 8), 10)
 
 
 def _shares_memory(result: Tensor, *inputs: Tensor) -> bool:

@@ -309,6 +309,8 @@ class AttackContext:
         lr: Learning rate of local training.
         seed: Seed of the run.
         learner: The local model.
+        num_steps: Mini-batch steps of an average node's local training.
+        base: The attacker's own start-of-round model ``(d,)``.
     """
 
     node: NodeId
@@ -319,6 +321,8 @@ class AttackContext:
     lr: float
     seed: int
     learner: Learner | None = None
+    num_steps: float = 1.0
+    base: Tensor | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return the attacker's generator for this round."""

@@ -2,12 +2,13 @@
 
 import types
 from collections.abc import Mapping
+from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flower_dfl.errors import ConfigurationError
 
-__all__ = ["check_known", "check_type"]
+__all__ = ["check_fields", "check_known", "check_type"]
 
 
 def check_known(what: str, given: str, valid: list[str], error: type[ConfigurationError] = ConfigurationError) -> None:
@@ -28,16 +29,28 @@ def check_type(name: str, value: Any, annotation: Any) -> Any:  # noqa: ANN401 -
     1.0
     """
     for option in _options(annotation):
+        if option is Any:
+            return value
         if get_origin(option) is Literal:
             if value in get_args(option):
                 return value
         elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:
+                break
         elif option is int and isinstance(value, bool):
             continue
         elif not isinstance(option, type) or isinstance(value, option):
             return value
     raise ConfigurationError(f"{name} must be {_describe(annotation)}, got {value!r} ({type(value).__name__})")
+
+
+def check_fields(component: Any) -> None:  # noqa: ANN401 - any dataclass
+    """Check every field of a dataclass against its annotation."""
+    hints = get_type_hints(type(component))
+    for entry in fields(component):
+        check_type(entry.name, getattr(component, entry.name), hints[entry.name])
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401

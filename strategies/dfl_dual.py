@@ -18,6 +18,7 @@ from flower_dfl.strategies.kernels import cosines, pairwise_distances, weighted_
 from flower_dfl.strategies.two_median import two_median
 from flower_dfl.strategies.wasserstein import pairwise_wasserstein, wasserstein
 from flower_dfl.types import Aggregate, DigestContext, Inbox, Learner, Need, RoundContext, Update
+from flower_dfl.validation import check_fields
 
 __all__ = [
     "Decision",
@@ -247,7 +248,7 @@ def _bound(c1: float | str, median: float) -> float:
 
 
 def _median_factor(text: str) -> float:
-    match = re.fullmatch(r"\s*([0-9.]+)\s+median\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s+median\s*", text)
     if match is None:
         raise ConfigurationError(f'c1 must be a positive number or "x median", got {text!r}')
     return float(match[1])
@@ -323,6 +324,7 @@ class DflDual(PeerStrategy[None]):
         for entry in fields(self):
             if getattr(self, entry.name) is _BY_PRESET:
                 object.__setattr__(self, entry.name, _PRESETS[self.preset][entry.name])
+        check_fields(self)
         for name in ("s", "iterations", "inversion_lr", "per_class"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigurationError(f"{name} must be positive and finite, got {getattr(self, name)}")

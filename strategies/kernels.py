@@ -34,8 +34,11 @@ __all__ = [
     "weighted_mean",
 ]
 
-_PANEL = 256
-"""Columns of one matrix product of a batch; threads share out a batch, and so short a product keeps its bits."""
+_PANEL = 1024
+"""Most columns of one matrix product of a batch."""
+
+_BATCH = 64
+"""Fewest products of a batch: threads share them out, but never one product, whose bits would then depend on them."""
 
 _BUFFER = 12 << 20
 """Bytes of rows in float64 at a time: few and large batches, since every batch waits for the slowest thread."""
@@ -55,12 +58,13 @@ Comparator: TypeAlias = tuple[int, int, bool, bool]
 
 
 def _panels(rows: Sequence[Tensor], origin: Tensor | None) -> Iterator[Tensor]:
-    """Yield ``row - origin`` in float64 as ``(n, panels, 256)``, padded with zeros; the buffer is reused."""
+    """Yield ``row - origin`` in float64 as ``(n, panels, width)``, padded with zeros; the buffer is reused."""
     n, d = len(rows), rows[0].numel()
-    panels = min(max(_BUFFER // (8 * _PANEL * n), 1), -(-d // _PANEL))
-    buffer = rows[0].new_empty(n, panels * _PANEL, dtype=torch.float64)
-    for start in range(0, d, panels * _PANEL):
-        wide = slice(start, min(start + panels * _PANEL, d))
+    width = max(min(_PANEL, _BUFFER // (8 * n * _BATCH), -(-d // _BATCH)), 8)
+    panels = min(max(_BUFFER // (8 * n * width), 1), -(-d // width))
+    buffer = rows[0].new_empty(n, panels * width, dtype=torch.float64)
+    for start in range(0, d, panels * width):
+        wide = slice(start, min(start + panels * width, d))
         for part in _parts(rows[0][wide]):
             centre = None if origin is None else origin[wide][part].double()
             for line, row in zip(buffer, rows, strict=True):
@@ -68,7 +72,7 @@ def _panels(rows: Sequence[Tensor], origin: Tensor | None) -> Iterator[Tensor]:
                 if centre is not None:
                     line[part] -= centre
         buffer[:, wide.stop - start :] = 0
-        yield buffer.view(n, panels, _PANEL)
+        yield buffer.view(n, panels, width)
 
 
 def _parts(like: Tensor) -> Iterator[slice]:
@@ -87,7 +91,7 @@ def gram(rows: Sequence[Tensor], origin: Tensor | None = None) -> Tensor:
     """
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
     for panels in _panels(rows, origin):
-        batch = panels.transpose(0, 1)  # (panels, n, 256)
+        batch = panels.transpose(0, 1)  # (panels, n, width)
         total += torch.bmm(batch, batch.transpose(1, 2)).sum(dim=0)
     return (total + total.T) / 2
 

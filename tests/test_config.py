@@ -91,6 +91,8 @@ def test_the_defaults_are_those_of_the_contract():
         "strategy.params": "",
         "attack.name": "scaling",
         "attack.params": "",
+        "placement.name": "highest-labels",
+        "placement.params": "",
         "model.name": "fc",
         "model.params": "",
         "data.name": "fashion-mnist-mini",

@@ -40,6 +40,11 @@ def shard(seed, count=12):
     return LabelledData(inputs, torch.randint(3, (count,), generator=draw), 3, (-2.0, 2.0))
 
 
+def batch_norm():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
 def build(strategy=None, attack=None, *, module=None, graph=None, byzantine=(BYZANTINE,), stamped=None, **settings):
     torch.manual_seed(0)
     module = nn.Linear(5, 3) if module is None else module
@@ -156,12 +161,29 @@ class Weighted(PeerStrategy[None]):
         return Aggregate(vector, state, weights)
 
 
+@dataclass(frozen=True)
+class Asks(PeerStrategy[None]):
+    """Remembers the class scores of its own start-of-round model; averages buffers."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LEARNER})
+    seen: list = field(default_factory=list)
+
+    def aggregate(self, inbox, state, ctx):
+        self.seen.append((ctx.node, ctx.round, ctx.learner.logits(ctx.base, shard(1, 30).inputs)))
+        weights = dict.fromkeys((u.sender for u in inbox.members), 0.25)
+        return Aggregate(inbox.own.vector.clone(), state, weights)
+
+
+@dataclass(frozen=True)
 class Eavesdropper(Attack):
     """Remembers its views; sends every receiver a message of its own."""
 
-    def __init__(self, knowledge):
-        self.knowledge = knowledge
-        self.views = []
+    level: Knowledge
+    views: list = field(default_factory=list)
+
+    @property
+    def knowledge(self):
+        return self.level
 
     def craft(self, view, receiver, ctx):
         self.views.append((view, receiver, ctx))
@@ -204,6 +226,25 @@ def test_a_letter_goes_to_neighbours_only():
 
     assert [u.sender for u in transport.collect(1, 1, range(4))] == [0, 2]
     assert [u.sender for u in transport.collect(0, 1, range(4))] == [1]
+
+
+@pytest.mark.parametrize("asks", [frozenset(), frozenset({Need.SENDER_BASE})])
+def test_the_base_travels_only_where_the_rule_asks_for_it(asks):
+    experiment, transport = build(Spy(asks)), MemoryTransport()
+
+    message(experiment, 1, transport)
+
+    (letter,) = transport.collect(1, 1, [0])
+    assert (letter.base is not None) == bool(asks)
+
+
+def test_every_node_draws_batches_of_its_own():
+    experiment, transport = build(), MemoryTransport()
+    experiment = replace(experiment, shards=(experiment.shards[0],) * 4)
+
+    message(experiment, 1, transport)
+
+    assert len({tuple(vector.tolist()) for vector in half_steps(transport)}) == 4
 
 
 def test_all_nodes_start_from_the_same_model_and_train_differently():
@@ -357,7 +398,8 @@ def test_a_node_whose_own_model_is_not_finite_keeps_it_and_says_so():
 
     report = play(experiment, 0, 2, transport)
 
-    assert torch.equal(start(transport, 0), broken) or torch.isnan(start(transport, 0)[3])
+    assert torch.equal(start(transport, 0).isnan(), broken.isnan())
+    assert torch.equal(start(transport, 0).nan_to_num(0), broken.nan_to_num(0))
     assert report.flags == ("own-not-finite",)
     assert report.weights == {0: 1.0, 1: 0.0, 2: 0.0, 3: 0.0}
     assert report.diverged
@@ -456,7 +498,8 @@ def test_a_reference_rule_is_told_who_follows_the_protocol():
 
 def test_a_rule_is_told_round_base_and_rates():
     rule = Spy()
-    experiment, transport = build(rule, seed=5), MemoryTransport()
+    experiment = build(rule, seed=5, train=TrainConfig(lr=0.1, batch_size=8, epochs=2))
+    transport = MemoryTransport()
     for number in (1, 2, 3):
         message(experiment, number, transport)
 
@@ -464,7 +507,7 @@ def test_a_rule_is_told_round_base_and_rates():
     assert (context.node, context.round, context.num_rounds, context.seed) == (3, 2, 3, 5)
     assert torch.equal(context.base, start(transport, 3, 2))
     assert context.lr == 0.1
-    assert context.num_steps == 2.0  # one epoch of 12 samples in batches of 6
+    assert context.num_steps == 3.0  # two epochs of 12 samples in batches of 8
 
 
 def test_state_goes_in_and_comes_out_for_every_node_separately():
@@ -614,7 +657,7 @@ def test_without_an_attack_byzantine_nodes_follow_the_protocol():
 
 
 def test_float_buffers_are_averaged_with_the_rules_weights_and_integer_ones_stay():
-    experiment = build(Weighted(), module=nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)))
+    experiment = build(Weighted(), module=batch_norm())
     transport = MemoryTransport()
     message(experiment, 1, transport)
     half = {node: transport.recall(node, 1).half_step for node in (0, 1)}
@@ -629,8 +672,50 @@ def test_float_buffers_are_averaged_with_the_rules_weights_and_integer_ones_stay
     assert [int(b) for b in mixed.integer_buffers] == [79]  # two batches of its own training went by
 
 
+def test_a_rules_learner_has_the_buffers_of_the_nodes_own_start():
+    experiment, transport = build(Asks(), module=batch_norm()), MemoryTransport()
+    for number in (1, 2, 3):
+        message(experiment, number, transport)
+
+    of_round_two = [(node, scores) for node, number, scores in experiment.strategy.seen if number == 2]
+    assert [node for node, _ in of_round_two] == [0, 1, 2, 3]
+    for node, scores in of_round_two:
+        transport.recall(node, 2).start.load(experiment.module)
+        assert torch.equal(scores, experiment.learner.logits(start(transport, node), experiment.test.inputs))
+
+
+def test_a_digest_is_taken_with_the_senders_buffers_whoever_computes_it():
+    rule, reports = DflDual(iterations=3, per_class=2), []
+
+    for transport in (MemoryTransport(), OwnDigests()):
+        experiment = build(rule, module=batch_norm())
+        message(experiment, 1, transport)
+        message(experiment, 2, transport)
+        reports.append(message(experiment, 3, transport))
+
+    assert [reports[0][i].scores for i in range(4)] == [reports[1][i].scores for i in range(4)]
+
+
+def test_a_model_is_evaluated_with_its_own_buffers():
+    experiment, transport = build(Limited(5), module=batch_norm()), MemoryTransport()
+    message(experiment, 1, transport)
+    memory = transport.recall(0, 1)
+    shifted = memory.half_step.buffers + torch.tensor([-9.0, 9, -9, 9, 0, 0, 0, 0])  # four means, four variances
+    transport.remember(0, 1, replace(memory, half_step=replace(memory.half_step, buffers=shifted)))
+
+    report = play(experiment, 0, 2, transport)
+
+    accuracies = []
+    for buffers in (shifted, memory.half_step.buffers):
+        ModelState(start(transport, 0), buffers).load(experiment.module)
+        scores = experiment.learner.logits(start(transport, 0), experiment.test.inputs)
+        accuracies.append((scores.argmax(dim=1) == experiment.test.labels).double().mean().item())
+    assert report.accuracy == pytest.approx(accuracies[0])
+    assert report.accuracy != pytest.approx(accuracies[1])
+
+
 def test_a_rule_without_weights_keeps_the_nodes_own_buffers():
-    experiment = build(Limited(5), module=nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)))
+    experiment = build(Limited(5), module=batch_norm())
 
     _, transport = one_round(experiment)
 
@@ -640,9 +725,7 @@ def test_a_rule_without_weights_keeps_the_nodes_own_buffers():
 
 
 def test_a_message_with_broken_buffers_is_rejected():
-    module = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-
-    reports, _ = one_round(build(module=module), Tampering(lambda u: [replace(u, buffers=u.buffers * NAN)]))
+    reports, _ = one_round(build(module=batch_norm()), Tampering(lambda u: [replace(u, buffers=u.buffers * NAN)]))
 
     assert reports[0].rejections == (Rejection(3, "buffers: not finite"),)
 

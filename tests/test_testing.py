@@ -220,7 +220,7 @@ def test_a_rule_that_does_not_claim_to_be_robust_need_not_be():
 
 
 def test_a_state_that_cannot_be_stored_is_found():
-    with pytest.raises(TypeError, match="got set"):
+    with pytest.raises(ContractViolation, match="its state can be stored .*got set"):
         check_strategy(KeepsASet())
 
 
@@ -456,12 +456,17 @@ def test_aggregate_withholds_what_a_rule_does_not_name():
     assert context.learner is context.data is context.honest is None
 
 
+@dataclass(frozen=True)
 class Recorder(Attack):
-    def __init__(self, knowledge):
-        self.knowledge = knowledge
+    level: Knowledge
+    calls: list = field(default_factory=list)
+
+    @property
+    def knowledge(self):
+        return self.level
 
     def craft(self, view, receiver, ctx):
-        self.view, self.receiver, self.context = view, receiver, ctx
+        self.calls.append((view, receiver, ctx))
         return view.own.vector
 
 
@@ -475,13 +480,14 @@ def test_craft_shows_an_attack_what_its_knowledge_allows(knowledge, byzantine, h
     sent = craft(attack, torch.zeros(2, 3), torch.tensor([[1.0] * 3, [2.0] * 3]), receiver=1, attacker=1, round=4)
 
     assert sent.tolist() == [2, 2, 2]
-    assert [u.sender for u in attack.view.byzantine] == byzantine
-    assert len(attack.view.byzantine_data) == len(byzantine)
-    assert [u.sender for u in attack.view.honest] == honest
-    assert attack.receiver == 1
-    assert (attack.context.node, attack.context.round) == (3, 4)
-    assert attack.context.byzantine == frozenset({2, 3})
-    assert attack.context.neighbours[0] == frozenset({1, 2, 3})
+    ((view, receiver, context),) = attack.calls
+    assert [u.sender for u in view.byzantine] == byzantine
+    assert len(view.byzantine_data) == len(byzantine)
+    assert [u.sender for u in view.honest] == honest
+    assert receiver == 1
+    assert (context.node, context.round) == (3, 4)
+    assert context.byzantine == frozenset({2, 3})
+    assert context.neighbours[0] == frozenset({1, 2, 3})
 
 
 def test_craft_needs_an_attacker():

@@ -1,5 +1,6 @@
 """What a communication graph means for robust gossip: domination, connection among the honest, speed of mixing."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import networkx as nx
@@ -9,6 +10,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from flower_dfl.topologies.checking import check_counts
 from flower_dfl.topologies.mixing import metropolis
+from flower_dfl.topologies.placement import placement_warnings
 
 __all__ = ["Diagnostics", "diagnose"]
 
@@ -17,7 +19,7 @@ _DENSE_LIMIT = 1500  # rows; above it Lanczos beats a full decomposition by far
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """Properties of a graph whose Byzantine nodes are the highest labels.
+    """Properties of a graph with an adversary on it.
 
     Attributes:
         num_nodes: Number of nodes.
@@ -51,7 +53,7 @@ class Diagnostics:
     warnings: tuple[str, ...]
 
 
-def diagnose(graph: "nx.Graph[int]", num_byzantine: int) -> Diagnostics:
+def diagnose(graph: "nx.Graph[int]", byzantine: int | Collection[int]) -> Diagnostics:
     r"""Describe a graph.
 
     The honest spectral gap is that of
@@ -63,7 +65,7 @@ def diagnose(graph: "nx.Graph[int]", num_byzantine: int) -> Diagnostics:
 
     Args:
         graph: An undirected graph without self-loops on the labels ``0..n-1``. It need not be connected.
-        num_byzantine: Number of Byzantine nodes, the highest labels, in ``0..n-1``.
+        byzantine: The Byzantine nodes, or how many, in ``0..n-1``: then they have the highest labels.
 
     Raises:
         TopologyError: The graph is empty, or no node is honest.
@@ -72,13 +74,14 @@ def diagnose(graph: "nx.Graph[int]", num_byzantine: int) -> Diagnostics:
         He, Karimireddy, Jaggi, *Byzantine-Robust Decentralized Learning via Self-Centered Clipping*, 2022.
         https://arxiv.org/abs/2202.01545
     """
-    check_counts(len(graph), num_byzantine)
-    num_honest = len(graph) - num_byzantine
-    degrees = [len(graph[node]) for node in range(len(graph))]
-    byzantine_degrees = [sum(other >= num_honest for other in graph[node]) for node in range(num_honest)]
-    honest_degrees = [degrees[node] - byzantine_degrees[node] for node in range(num_honest)]
-    neighbourhoods = list(zip(byzantine_degrees, honest_degrees, strict=True))
-    components = nx.number_connected_components(graph.subgraph(range(num_honest)))
+    n = len(graph)
+    check_counts(n, byzantine if isinstance(byzantine, int) else len(byzantine))
+    placed = set(range(n - byzantine, n)) if isinstance(byzantine, int) else set(byzantine)
+    honest = [node for node in range(n) if node not in placed]
+    degrees = [len(graph[node]) for node in range(n)]
+    byzantine_degrees = [sum(other in placed for other in graph[node]) for node in honest]
+    neighbourhoods = [(b, degrees[node] - b) for node, b in zip(honest, byzantine_degrees, strict=True)]
+    components = nx.number_connected_components(graph.subgraph(honest))
     links = _links(graph)
     return Diagnostics(
         num_nodes=len(graph),
@@ -91,24 +94,17 @@ def diagnose(graph: "nx.Graph[int]", num_byzantine: int) -> Diagnostics:
         largest_byzantine_share=max(b / (b + d) if b else 0.0 for b, d in neighbourhoods),
         dominated_nodes=sum(b > d for b, d in neighbourhoods),
         spectral_gap=_spectral_gap(links) if nx.is_connected(graph) else 0.0,
-        honest_spectral_gap=_spectral_gap(links[:num_honest, :num_honest]) if components == 1 else 0.0,
-        warnings=_warnings(components, degrees, honest_degrees),
+        honest_spectral_gap=_spectral_gap(links[honest][:, honest]) if components == 1 else 0.0,
+        warnings=_warnings(graph, placed),
     )
 
 
-def _warnings(components: int, degrees: list[int], honest_degrees: list[int]) -> tuple[str, ...]:
-    if len(degrees) == 1:
+def _warnings(graph: "nx.Graph[int]", byzantine: set[int]) -> tuple[str, ...]:
+    isolated = [node for node in sorted(graph) if not graph[node]]
+    if len(graph) == 1:
         return ()  # training alone is a legitimate baseline
-    isolated = [node for node, degree in enumerate(degrees) if degree == 0]
-    alone = [node for node, degree in enumerate(honest_degrees) if degree == 0]
-    found = []
-    if components > 1:
-        found.append(f"the honest nodes are cut off from one another: they form {components} components")
-    if alone:
-        found.append(f"honest nodes without an honest neighbour: {', '.join(map(str, alone))}")
-    if isolated:
-        found.append(f"nodes without any neighbour: {', '.join(map(str, isolated))}")
-    return tuple(found)
+    found = placement_warnings(graph, byzantine)
+    return (*found, f"nodes without any neighbour: {', '.join(map(str, isolated))}") if isolated else found
 
 
 def _links(graph: "nx.Graph[int]") -> csr_array:

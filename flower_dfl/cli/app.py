@@ -65,8 +65,9 @@ def main() -> None:
         errors.print(f"[red]failed:[/red] {error}", soft_wrap=True, highlight=False)
         _leave(error, _FAILURE)
     except (KeyboardInterrupt, click.Abort):
-        errors.print("interrupted")
-        sys.exit(_INTERRUPTED)
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:  # typer itself turns Ctrl-C into this code
+        errors.print("interrupted; what was recorded so far is in the run folder")
     sys.exit(code if isinstance(code, int) else 0)
 
 

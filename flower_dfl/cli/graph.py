@@ -13,7 +13,7 @@ __all__ = ["print_diagnostics"]
 
 def print_diagnostics(network: Network, name: str, console: Console) -> None:
     """Print what :func:`flower_dfl.topologies.diagnostics.diagnose` finds."""
-    found = asdict(diagnose(network.graph, len(network.byzantine)))
+    found = asdict(diagnose(network.graph, network.byzantine))
     warnings = found.pop("warnings")
     table = Table(title=name, show_header=False)
     for label, value in found.items():

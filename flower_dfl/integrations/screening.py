@@ -154,9 +154,9 @@ def median_metrics(contents: list[RecordDict], weighting_key: str) -> MetricReco
 class ScreenedFedAvg(FedAvg, ABC):
     """Sampling and evaluation of FedAvg, with replies that are screened before :meth:`combine` sees them.
 
-    A reply is dropped, and counted in the metric ``flower-dfl-rejected``, if it is an error or missing, if the client
-    sent more than one, or if it does not hold exactly one record with the keys, shapes and float32 values of the
-    server's model, all finite. None of this raises. Client metrics are reported by :func:`median_metrics` unless
+    A client is left out, and counted in the metric ``flower-dfl-rejected``, if its reply is an error or missing, if it
+    sent more than one, or if the reply does not hold exactly one record with the keys, shapes and float32 values of
+    the server's model, all finite. None of this raises. Client metrics are reported by :func:`median_metrics` unless
     ``train_metrics_aggr_fn`` is given. Without a single good reply the global model stays.
 
     Called without :meth:`configure_train` before it, :meth:`aggregate_train` takes the layout that most replies have.
@@ -185,8 +185,8 @@ class ScreenedFedAvg(FedAvg, ABC):
             server_round: The round, from 1.
             updates: At least one, sorted by sender, with finite vectors ``(d,)``.
             layout: From vectors to records.
-            malformed: Replies that arrived and were dropped.
-            lost: Replies that are errors or did not arrive.
+            malformed: Clients whose replies arrived and were dropped.
+            lost: Clients that failed or did not reply.
         """
 
     def configure_train(
@@ -211,7 +211,8 @@ class ScreenedFedAvg(FedAvg, ABC):
             update = self._screened(server_round, sender, content, layout) if counts[sender] == 1 else None
             if update is not None:
                 good[sender] = (update, content)
-        malformed, lost = len(contents) - len(good), max(self._asked, len(arrived)) - len(contents)
+        everybody = {message.metadata.src_node_id for message in arrived}
+        malformed, lost = len(counts) - len(good), max(self._asked, len(everybody)) - len(counts)
         if not good or layout is None:
             return None, MetricRecord({"flower-dfl-rejected": malformed + lost})
         accepted = [good[sender] for sender in sorted(good)]

@@ -116,8 +116,8 @@ class Relay:
     """The server's end: sorts sealed letters into the next round's messages."""
 
     def __init__(self) -> None:
-        self._letters: dict[NodeId, dict[str, bytes]] = {}
-        self._next: dict[NodeId, dict[str, bytes]] = {}
+        self._letters: dict[object, dict[str, bytes]] = {}  # by receiver, as its sender wrote it
+        self._next: dict[object, dict[str, bytes]] = {}
         self._half_steps: dict[NodeId, bytes] = {}
         self._models: dict[NodeId, bytes] = {}
 
@@ -126,8 +126,9 @@ class Relay:
         records = reply.config_records
         letters = records.get(_LETTERS, ConfigRecord())
         for index in range(len(letters) // 2):
-            for receiver in letters[f"to-{index}"]:  # type: ignore[union-attr]  # written as a list above
-                self._next.setdefault(int(receiver), {})[str(sender)] = _bytes(letters, f"data-{index}")
+            receivers = letters.get(f"to-{index}")
+            for receiver in receivers if isinstance(receivers, list) else []:
+                self._next.setdefault(receiver, {})[str(sender)] = _bytes(letters, f"data-{index}")
         if HALF_STEP in records:
             self._half_steps[sender] = _bytes(records[HALF_STEP], "data")
         if MODEL in records:
@@ -147,13 +148,20 @@ class Relay:
 
     def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]:
         """Return each node's distance from the mean of their start-of-round models."""
-        return distances_to_mean([vector for _, vector, _ in self.models(round, nodes)]).tolist()
+        found = {node: vector for node, vector, _ in self.models(round, nodes)}
+        missing = [node for node in nodes if node not in found]
+        if missing:
+            raise TransportError(f"no readable model came from nodes {missing}")
+        return distances_to_mean([found[node] for node in nodes]).tolist()
 
     def models(self, round: int, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, codec.Tree, codec.Tree]]:
-        """Yield vector and buffers of each node's start-of-round model."""
+        """Yield vector and buffers of each node's start-of-round model, leaving out what cannot be read."""
         del round
         for node in nodes:
-            vector, buffers = codec.unpack(self._models[node])
+            try:
+                vector, buffers = codec.unpack(self._models.get(node, b""))
+            except (TransportError, TypeError, ValueError):
+                continue
             yield node, vector, buffers
 
     def close(self) -> None:
@@ -161,5 +169,5 @@ class Relay:
 
 
 def _bytes(record: ConfigRecord, key: str) -> bytes:
-    value = record[key]
+    value = record.get(key)
     return value if isinstance(value, bytes) else b""

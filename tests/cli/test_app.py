@@ -80,6 +80,9 @@ import networkx as nx
 
 def hub_is_byzantine(num_nodes):
     return nx.star_graph(range(num_nodes - 1, -1, -1))
+
+def apart(num_nodes):
+    return nx.empty_graph(num_nodes)
 """
 
 
@@ -95,6 +98,18 @@ def test_topology_warns_of_a_graph_that_cuts_honest_nodes_off(command, tmp_path,
     monkeypatch.delitem(sys.modules, "cli_test_graphs")
 
 
+@pytest.mark.parametrize("arguments", [["topology"], ["run", "--engine", "local", *settings()]])
+def test_a_graph_that_is_not_connected_is_refused_before_anything_starts(command, tmp_path, monkeypatch, arguments):
+    (tmp_path / "cli_test_graphs.py").write_text(CUT, encoding="utf-8")
+
+    code, _, errors = command(*arguments, "-s", "topology.name=cli_test_graphs:apart")
+
+    assert code == 2
+    assert errors.startswith("error: the graph must be connected, got ")
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.delitem(sys.modules, "cli_test_graphs")
+
+
 def test_run_writes_a_folder_and_prints_its_absolute_path_first_and_last(command, tmp_path):
     code, output, _ = command("run", "--engine", "local", *settings())
 
@@ -107,7 +122,7 @@ def test_run_writes_a_folder_and_prints_its_absolute_path_first_and_last(command
     assert summary["status"] == "completed"
 
 
-def test_run_shows_a_line_a_round_and_the_summary(command):
+def test_run_shows_a_line_a_round_and_the_summary(command, tmp_path):
     _, output, _ = command("run", "--engine", "local", *settings())
 
     assert re.search(
@@ -115,6 +130,9 @@ def test_run_shows_a_line_a_round_and_the_summary(command):
     )
     assert re.search(r"^round 2: ", output, re.MULTILINE)
     assert "average against scaling (local)" in output
+    summary = json.loads((tmp_path / run_folder(output) / "summary.json").read_text(encoding="utf-8"))
+    assert f"round 2: accuracy {100 * summary['honest_accuracy_mean']:.1f} % (worst " in output
+    assert summary["honest_accuracy_mean"] > 0
     assert re.search(r"diverged nodes\W+none", output)
 
 
@@ -244,6 +262,7 @@ def test_an_interruption_is_exit_code_130(command, monkeypatch):
 
 def test_a_polite_request_to_end_is_an_interruption(command, monkeypatch):
     def ended(*arguments, **options):
+        assert callable(signal.getsignal(signal.SIGTERM))  # otherwise it would end pytest
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(app, "run_local", ended)

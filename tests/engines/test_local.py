@@ -113,6 +113,10 @@ def test_every_round_is_reported_as_it_is_recorded(tmp_path):
     assert summary["consensus_distance"] == reported[-1].consensus_distance
 
 
+def test_where_results_go_is_no_part_of_the_experiment():
+    assert experiment_for(parse(TINY)) is experiment_for(parse(TINY | {"results-dir": "elsewhere"}))
+
+
 def test_rounds_that_are_not_due_are_recorded_without_evaluation(tmp_path):
     summary, _, lines, reported = run(tmp_path / "run", **{"eval.every": 2})
 

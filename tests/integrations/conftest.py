@@ -2,10 +2,19 @@
 
 from typing import Any
 
+import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from flower_dfl.integrations.screening import ScreenedFedAvg
+
+
+@pytest.fixture(autouse=True)
+def server_task(monkeypatch):
+    """Flower makes messages only inside the process of a run, which this pretends to be."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
 
 
 class FakeGrid:
@@ -53,6 +62,7 @@ def replies(rows):
 
 def ask(strategy: ScreenedFedAvg, arrays, nodes, server_round=1):
     """Configure a round and return whom it asks."""
+    strategy.min_train_nodes = strategy.min_available_nodes = 0  # FedAvg waits for two otherwise
     if not isinstance(arrays, ArrayRecord):
         arrays = record(arrays)
     messages = strategy.configure_train(server_round, arrays, ConfigRecord(), FakeGrid(nodes))

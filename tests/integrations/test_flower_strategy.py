@@ -254,15 +254,15 @@ def test_errors_silence_and_double_votes_are_counted_too():
     arrays, metrics = strategy.aggregate_train(1, answers)
 
     assert vector_of(arrays).tolist() == [2.0, 4.0]
-    assert metrics["flower-dfl-rejected"] == 5  # one error, two of one sender, two that never came
+    assert metrics["flower-dfl-rejected"] == 4  # one error, one that votes twice, two that are silent
 
 
-@pytest.mark.parametrize("answers", [[], [failure(1)], [reply(1, [np.nan, 0.0])]], ids=["none", "error", "nan"])
-def test_without_a_good_reply_the_model_stays(answers):
-    arrays, metrics = metrics_of(answers)
+def test_without_a_good_reply_the_model_stays():
+    for answers in ([], [failure(1)], [reply(1, [np.nan, 0.0])]):
+        arrays, metrics = metrics_of(answers)
 
-    assert arrays is None
-    assert metrics["flower-dfl-rejected"] == len(answers)
+        assert arrays is None
+        assert metrics["flower-dfl-rejected"] == len(answers)
 
 
 @pytest.mark.parametrize("claim", [0, -1, 2**60, 1.5, [1, 2], None])
@@ -286,7 +286,7 @@ def test_integer_arrays_keep_the_servers_values_and_keys_their_order():
                 "z": Array(np.array([[weight, weight + 1]], dtype=np.float32)),
                 "steps": Array(np.array(steps)),
                 "flag": Array(np.array([flag])),
-                "a": Array(np.float32(-weight) * np.ones((), dtype=np.float32)),
+                "a": Array(np.array(-weight, dtype=np.float32)),
             }
         )
 

@@ -488,6 +488,17 @@ def test_the_variant_without_trust_believes_the_colluders():
     assert all(result.weights[j] > 0 for j in range(4, 10))
 
 
+@pytest.mark.parametrize("include_own", [True, False])
+def test_protecting_the_own_model_is_an_option(include_own):
+    own, received, base = neighbourhood(num_byzantine=6, boost=1.0)
+    received[3:] = received[3]
+
+    result = aggregate(DflDual(variant="without-tb", c1=INF, include_own=include_own), own, received, base=base)
+
+    assert "own-not-selected" in result.flags
+    assert (result.weights[0] > 0) is include_own
+
+
 def test_comparing_updates_is_an_option():
     own, received, base = neighbourhood()
 

@@ -1,0 +1,61 @@
+"""Mimic: copies one honest node, so that its data count many times over."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from flower_dfl import randomness
+from flower_dfl.errors import ConfigurationError
+from flower_dfl.protocols import Attack
+from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId
+
+__all__ = ["Mimic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mimic(Attack):
+    r"""Send a copy of an honest node's half-step (untargeted; works where data differ between nodes).
+
+    .. math:: m_{b \to i} = h_{k^*}
+
+    No filter can tell the copy from the original.
+
+    Convention: the copied node is given, or drawn once a run for every receiver, alike for all attackers. The authors
+    learn a direction in a warm-up and copy the node that lies farthest along it.
+
+    Args:
+        target: Honest node that is copied for every receiver; ``random`` draws one of the receiver's honest neighbours.
+
+    Raises:
+        ConfigurationError: ``target`` is not an honest node.
+
+    References:
+        Karimireddy, He, Jaggi, *Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing*, ICLR 2022.
+        https://arxiv.org/abs/2006.09365
+    """
+
+    knowledge: ClassVar[Knowledge] = Knowledge.OMNISCIENT
+    target: int | Literal["random"] = "random"
+
+    def __post_init__(self) -> None:
+        if self.target != "random" and self.target < 0:
+            raise ConfigurationError(f'target must be "random" or a node, got {self.target}')
+
+    def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
+        """Return the copy ``(d,)``; the own half-step if the target has none, or the receiver no honest neighbour."""
+        target = self._target(receiver, ctx)
+        copied = [u for u in view.honest if u.sender == target and bool(torch.isfinite(u.vector).all())]
+        return (copied[0] if copied else view.own).vector.clone()
+
+    def _target(self, receiver: NodeId, ctx: AttackContext) -> NodeId | None:
+        if self.target != "random":
+            if self.target not in ctx.neighbours or self.target in ctx.byzantine:
+                raise ConfigurationError(f"mimic's target must be an honest node, got {self.target}")
+            return self.target
+        candidates = sorted(ctx.neighbours[receiver] - ctx.byzantine)
+        if not candidates:
+            return None
+        key = randomness.generator(ctx.seed, f"mimic/{receiver}")
+        return candidates[int(torch.randint(len(candidates), (), generator=key))]

@@ -1,0 +1,145 @@
+"""What attacks share: whose models they see, where updates start, and sums in float64 on blocks of columns.
+
+A crafted model is an *origin* plus a crafted update. All models that an attack looks at are taken relative to the same
+origin, so distances between updates are the distances that the receiver will measure between models.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from flower_dfl.errors import ConfigurationError
+from flower_dfl.strategies.kernels import weighted_mean
+from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId, Update
+from flower_dfl.validation import check_known
+
+__all__ = [
+    "KNOWLEDGE",
+    "Level",
+    "Observation",
+    "Weighting",
+    "check_level",
+    "columns",
+    "combine",
+    "craft_columns",
+    "mixing_weights",
+    "neighbourhood",
+    "observe",
+    "update_columns",
+]
+
+Level = Literal["full", "partial"]
+"""The literature's names: every honest half-step of the round, or those of the Byzantine nodes."""
+
+Weighting = Literal["metropolis", "uniform"]
+"""The gossip weights that an attack expects its receiver to use."""
+
+KNOWLEDGE: Mapping[str, Knowledge] = {
+    "full": Knowledge.OMNISCIENT,
+    "partial": Knowledge.COLLUDING,
+    "local": Knowledge.LOCAL,
+}
+
+_BLOCK = 32_768
+"""Columns at a time: torch starts no thread for so few, so sums never depend on the number of threads."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """The models that an attack imitates or harms.
+
+    Attributes:
+        senders: Whose they are, ascending.
+        rows: Their finite half-steps, each ``(d,)``, at least one.
+        origin: Where their updates start ``(d,)``.
+    """
+
+    senders: tuple[NodeId, ...]
+    rows: tuple[Tensor, ...]
+    origin: Tensor
+
+
+def check_level(level: str, valid: Sequence[str] = ("full", "partial")) -> None:
+    """Raise a :class:`ConfigurationError` unless ``level`` is one of ``valid``."""
+    check_known("knowledge_level", level, list(valid))
+
+
+def neighbourhood(view: AttackView, receiver: NodeId, ctx: AttackContext) -> tuple[Update, ...]:
+    """Return the visible finite half-steps of the honest members of the receiver's closed neighbourhood, sorted."""
+    members = ctx.neighbours[receiver] | {receiver}
+    return tuple(u for u in view.honest if u.sender in members and bool(torch.isfinite(u.vector).all()))
+
+
+def observe(view: AttackView, receiver: NodeId, ctx: AttackContext, level: str) -> Observation | None:
+    """Return what an attack of a knowledge level works from; None if it sees no finite model.
+
+    ``full`` takes the honest members of the receiver's closed neighbourhood, and the receiver's start-of-round model as
+    the origin. ``partial`` takes the half-steps of all Byzantine nodes, and the mean of their start-of-round models,
+    which colluders therefore agree on. ``local`` takes the attacker's own two.
+    """
+    if level == "full":
+        seen = neighbourhood(view, receiver, ctx)
+    else:
+        candidates = view.byzantine if level == "partial" else (view.own,)
+        seen = tuple(u for u in candidates if bool(torch.isfinite(u.vector).all()))
+    if not seen:
+        return None
+    starts = [u for u in seen if u.sender == receiver] or seen
+    known = [u.base for u in starts if u.base is not None]
+    if len(known) < len(starts):
+        raise ConfigurationError("the attack needs the start-of-round models of the nodes that it sees")
+    return Observation(
+        senders=tuple(u.sender for u in seen),
+        rows=tuple(u.vector for u in seen),
+        origin=weighted_mean(known, [1.0] * len(known)),
+    )
+
+
+def mixing_weights(ctx: AttackContext, receiver: NodeId, weighting: Weighting) -> dict[NodeId, float]:
+    """Return the gossip weight of each of the receiver's neighbours, in ascending order.
+
+    ``metropolis`` is 1 / (1 + the larger of both degrees), ``uniform`` one over the size of the closed neighbourhood.
+    """
+    around = ctx.neighbours[receiver]
+    if weighting == "uniform":
+        return dict.fromkeys(sorted(around), 1 / (1 + len(around)))
+    return {j: 1 / (1 + max(len(around), len(ctx.neighbours[j]))) for j in sorted(around)}
+
+
+def columns(size: int) -> Iterator[slice]:
+    """Yield slices that cover ``size`` columns."""
+    for start in range(0, size, _BLOCK):
+        yield slice(start, min(start + _BLOCK, size))
+
+
+def update_columns(seen: Observation) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the observed updates block by block, float64 ``(n, block)``."""
+    for part in columns(seen.origin.numel()):
+        yield part, torch.stack([row[part] for row in seen.rows]).double() - seen.origin[part].double()
+
+
+def craft_columns(seen: Observation, update: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """Return the origin plus a crafted update, ``(d,)``.
+
+    Args:
+        seen: What the attack works from.
+        update: Makes the crafted update of a block, float64 ``(block,)``, from the observed ones ``(n, block)``.
+    """
+    crafted = torch.empty_like(seen.origin)
+    for part, updates in update_columns(seen):
+        crafted[part] = seen.origin[part].double() + update(updates, part)
+    return crafted
+
+
+def combine(rows: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    r"""Return :math:`\sum_k c_k x_k`, summed in float64, ``(d,)`` of the rows' type; coefficients of any sign."""
+    crafted = torch.empty_like(rows[0])
+    for part in columns(crafted.numel()):
+        total = torch.zeros_like(crafted[part], dtype=torch.float64)
+        for row, coefficient in zip(rows, coefficients, strict=True):
+            total.add_(row[part].double(), alpha=coefficient)
+        crafted[part] = total
+    return crafted

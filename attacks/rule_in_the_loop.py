@@ -1,0 +1,154 @@
+"""Rule in the loop: go as far as the receiver's own rule lets the attackers go."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from flower_dfl.attacks.backdoor import Backdoor
+from flower_dfl.attacks.observation import mixing_weights, neighbourhood
+from flower_dfl.errors import ByzantineBudgetError, ConfigurationError
+from flower_dfl.protocols import Attack, PeerStrategy
+from flower_dfl.strategies.kernels import weighted_mean
+from flower_dfl.types import (
+    AttackContext,
+    AttackView,
+    Inbox,
+    Knowledge,
+    LabelledData,
+    Need,
+    NodeId,
+    RoundContext,
+    Trigger,
+    Update,
+)
+
+__all__ = ["RuleInTheLoop"]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleInTheLoop(Attack):
+    r"""Send the point nearest to an inner attack's model at which the receiver's rule still counts the attackers.
+
+    .. math:: h'(\rho) = (1 - \rho) \, \hat\theta_i + \rho \, h_{\mathrm{mal}}, \qquad
+              \rho^* = \max \{ \rho \in [0, 1] : \textstyle\sum_{b \in N_i \cap B} w_{ib}(\rho) > 0 \}
+
+    :math:`\hat\theta_i` is the mean of the honest half-steps in the receiver's closed neighbourhood,
+    :math:`h_{\mathrm{mal}}` what the inner attack would send from the receiver's first Byzantine neighbour. All
+    Byzantine neighbours send the same vector; each finds it for itself by running the rule ``steps + 1`` times on
+    exactly the messages that the receiver will get. ``steps`` halvings of [0, 1] find :math:`\rho^*` where acceptance
+    falls with :math:`\rho`, else one of its borders. If the rule takes the attackers nowhere, :math:`\hat\theta_i` is
+    sent; if it takes them everywhere (plain averaging), the inner attack's vector.
+
+    What the attackers cannot know is replaced: a rule's memory by that of a first round, the receiver's training data
+    by that of its first Byzantine neighbour, running statistics of normalisation layers by the sender's own. Where
+    these decide, the bound is an estimate.
+
+    Args:
+        rule: The receivers' rule; in configurations a name, or ``{name = "krum", params = {}}``.
+        attack: The inner attack, likewise. It sees all that this one sees.
+        steps: Halvings. At least 1; 10 find :math:`\rho^*` to one part in a thousand.
+
+    References:
+        Fang, Cao, Jia, Gong, *Local Model Poisoning Attacks to Byzantine-Robust Federated Learning*, USENIX Security
+        2020, for the search with the rule in hand. https://www.usenix.org/conference/usenixsecurity20/presentation/fang
+    """
+
+    knowledge: ClassVar[Knowledge] = Knowledge.OMNISCIENT
+    rule: PeerStrategy[Any]
+    attack: Attack = field(default_factory=Backdoor)
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, PeerStrategy):
+            raise ConfigurationError(f"rule must be a strategy, got {self.rule!r}")
+        if not isinstance(self.attack, Attack):
+            raise ConfigurationError(f"attack must be an attack, got {self.attack!r}")
+        if self.steps < 1:
+            raise ConfigurationError(f"steps must be at least 1, got {self.steps}")
+
+    @property
+    def trigger(self) -> Trigger | None:
+        """The inner attack's trigger."""
+        return self.attack.trigger
+
+    def poison(self, data: LabelledData, ctx: AttackContext) -> LabelledData:
+        """Poison as the inner attack does."""
+        return self.attack.poison(data, ctx)
+
+    def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
+        """Return the farthest vector that the receiver's rule accepts ``(d,)``."""
+        leader = view.byzantine[_leader(view, receiver, ctx)]
+        wanted = self.attack.craft(
+            replace(view, own=leader), receiver, replace(ctx, node=leader.sender, base=leader.base)
+        )
+        honest = neighbourhood(view, receiver, ctx)
+        if receiver not in (update.sender for update in honest):
+            return wanted  # a receiver that has diverged judges nobody
+        mean = weighted_mean([update.vector for update in honest], [1.0] * len(honest))
+        if self.accepts(wanted, view, receiver, ctx):
+            return wanted
+        low, high = 0.0, 1.0
+        for _ in range(self.steps):
+            middle = (low + high) / 2
+            if self.accepts(torch.lerp(mean, wanted, middle), view, receiver, ctx):
+                low = middle
+            else:
+                high = middle
+        return torch.lerp(mean, wanted, low)
+
+    def accepts(self, vector: Tensor, view: AttackView, receiver: NodeId, ctx: AttackContext) -> bool:
+        """Return whether the receiver's rule gives the attackers weight if all its Byzantine neighbours send this."""
+        if not bool(torch.isfinite(vector).all()):
+            return False
+        around = ctx.neighbours[receiver]
+        lies = [replace(update, vector=vector) for update in view.byzantine if update.sender in around]
+        with_base = Need.SENDER_BASE in self.rule.needs
+
+        def letter(update: Update) -> Update:
+            return replace(update, digest=None, base=update.base if with_base else None)
+
+        members = neighbourhood(view, receiver, ctx)
+        own = next(update for update in members if update.sender == receiver)
+        received = sorted((u for u in (*members, *lies) if u is not own), key=lambda update: update.sender)
+        mixing = mixing_weights(ctx, receiver, "metropolis")
+        inbox = Inbox(
+            own=letter(own),
+            received=tuple(letter(update) for update in received),
+            mixing_weights=torch.tensor([mixing[u.sender] for u in received], dtype=torch.float64),
+        )
+        weights = self._weights(inbox, own, view, ctx)
+        return sum(weights[update.sender] for update in lies) > 0
+
+    def _weights(self, inbox: Inbox, own: Update, view: AttackView, ctx: AttackContext) -> Mapping[NodeId, float]:
+        """Run the rule as the receiver does, with the largest budget that it can carry."""
+        needs = self.rule.needs
+        budget = len(ctx.neighbours[own.sender] & ctx.byzantine)
+        data = view.byzantine_data[_leader(view, own.sender, ctx)] if Need.OWN_DATA in needs else None
+        while True:
+            context = RoundContext(
+                node=own.sender,
+                round=ctx.round,
+                num_rounds=ctx.num_rounds,
+                base=own.vector if own.base is None else own.base,
+                budget=budget,
+                lr=ctx.lr,
+                num_steps=ctx.num_steps,
+                seed=ctx.seed,
+                learner=ctx.learner if Need.LEARNER in needs else None,
+                data=data,
+                honest=frozenset(ctx.neighbours) - ctx.byzantine if Need.HONEST_NODES in needs else None,
+            )
+            try:
+                return self.rule.aggregate(inbox, self.rule.init(own.vector), context).weights
+            except ByzantineBudgetError:
+                if budget == 0:
+                    raise
+                budget -= 1
+
+
+def _leader(view: AttackView, receiver: NodeId, ctx: AttackContext) -> int:
+    """Return the index in the view of the receiver's first Byzantine neighbour."""
+    return next(k for k, update in enumerate(view.byzantine) if update.sender in ctx.neighbours[receiver])
