@@ -199,6 +199,22 @@ class Poisoner(Attack):
 
 
 @dataclass(frozen=True)
+class Questioner(Attack):
+    """Remembers what it is told, and what the local model says of its own base, when it poisons and when it crafts."""
+
+    knowledge: ClassVar[Knowledge] = Knowledge.COLLUDING
+    seen: dict = field(default_factory=dict)
+
+    def poison(self, data, ctx):
+        self.seen["poison", ctx.round, ctx.node] = (ctx, ctx.learner.logits(ctx.base, shard(1, 30).inputs))
+        return data
+
+    def craft(self, view, receiver, ctx):
+        self.seen["craft", ctx.round, ctx.node] = (ctx, ctx.learner.logits(ctx.base, shard(1, 30).inputs))
+        return view.own.vector
+
+
+@dataclass(frozen=True)
 class Sends(Attack):
     vector: torch.Tensor
     knowledge: ClassVar[Knowledge] = Knowledge.LOCAL
@@ -617,6 +633,24 @@ def test_an_attacker_is_told_the_graph_and_the_round():
     assert (context.node, context.round, context.num_rounds, context.seed, context.lr) == (2, 1, 3, 7, 0.1)
     assert context.byzantine == frozenset({2, 3})
     assert context.neighbours == {0: {1, 3}, 1: {0, 2}, 2: {1, 3}, 3: {0, 2}}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0)])
+def test_an_attacker_is_told_its_base_and_asks_its_own_model_whoever_came_before(order):
+    attack = Questioner()
+    experiment, transport = build(attack=attack, byzantine=(2, 3), module=batch_norm()), MemoryTransport()
+    for number in (1, 2):
+        message(experiment, number, transport, order)
+
+    for node in (2, 3):
+        begun, trained = transport.recall(node, 2).start, half_steps(transport, [node], 2)[0]
+        for occasion, buffers in (("poison", begun.buffers), ("craft", transport.recall(node, 2).half_step.buffers)):
+            told, scores = attack.seen[occasion, 2, node]
+            assert torch.equal(told.base, begun.vector)
+            assert not torch.equal(told.base, trained)
+            assert told.num_steps == 2.0  # one epoch of 12 samples in batches of 6
+            ModelState(begun.vector, buffers).load(experiment.module)
+            assert torch.equal(scores, experiment.learner.logits(begun.vector, shard(1, 30).inputs))
 
 
 def test_an_attacker_trains_on_poisoned_data_and_everybody_elses_stay_clean():

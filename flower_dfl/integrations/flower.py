@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, Unpack
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result
 from torch import Tensor
 
 from flower_dfl import registry
@@ -32,7 +32,7 @@ from flower_dfl.strategies.nnm import NearestNeighbourMixing
 from flower_dfl.strategies.trimmed_mean import TrimmedMean
 from flower_dfl.types import Aggregate, Inbox, Need, RoundContext, Update
 
-__all__ = ["Anchor", "as_flower_strategy"]
+__all__ = ["Anchor", "PeerRuleStrategy", "as_flower_strategy"]
 
 Anchor: TypeAlias = Literal["auto", "none", "global"]
 """Who plays the part of the node itself: see :func:`as_flower_strategy`."""
@@ -58,7 +58,7 @@ def as_flower_strategy(
     weighted_by_examples: bool = False,
     seed: int = 0,
     **fedavg_options: Unpack[FedAvgOptions],
-) -> Strategy:
+) -> "PeerRuleStrategy":
     r"""Return a Flower strategy that aggregates the clients' replies with a peer rule.
 
     The replies are the neighbourhood. A server has no half-step of its own, so who plays the node itself is a choice,
@@ -129,7 +129,7 @@ def as_flower_strategy(
     if isinstance(built, _COMPARE_UPDATES) and train_root is None:
         raise ConfigurationError(f"{type(built).__name__} compares with an update of the server's own: give train_root")
     alone = train_root is None and (anchor == "none" or (anchor == "auto" and _treats_members_alike(built)))
-    return _PeerRule(
+    return PeerRuleStrategy(
         built,
         budget=budget,
         alone=alone,
@@ -146,7 +146,7 @@ def _treats_members_alike(rule: PeerStrategy[Any]) -> bool:
     return isinstance(rule, _MEMBERS_ALIKE) or (isinstance(rule, CenteredClipping) and rule.start == "base")
 
 
-class _PeerRule(ScreenedFedAvg):
+class PeerRuleStrategy(ScreenedFedAvg):
     """FedAvg's sampling around a peer rule; made by :func:`as_flower_strategy`."""
 
     def __init__(

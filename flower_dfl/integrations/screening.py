@@ -156,8 +156,10 @@ class ScreenedFedAvg(FedAvg, ABC):
 
     A client is left out, and counted in the metric ``flower-dfl-rejected``, if its reply is an error or missing, if it
     sent more than one, or if the reply does not hold exactly one record with the keys, shapes and float32 values of
-    the server's model, all finite. None of this raises. Client metrics are reported by :func:`median_metrics` unless
-    ``train_metrics_aggr_fn`` is given. Without a single good reply the global model stays.
+    the server's model, all finite. None of this raises. Without a single good reply the global model stays.
+
+    Client metrics, of training and of evaluation, are reported by :func:`median_metrics` unless
+    ``train_metrics_aggr_fn`` or ``evaluate_metrics_aggr_fn`` is given.
 
     Called without :meth:`configure_train` before it, :meth:`aggregate_train` takes the layout that most replies have.
 
@@ -168,8 +170,8 @@ class ScreenedFedAvg(FedAvg, ABC):
 
     def __init__(self, *, weighted_by_examples: bool = False, **fedavg_options: Unpack[FedAvgOptions]) -> None:
         super().__init__(**fedavg_options)
-        if fedavg_options.get("train_metrics_aggr_fn") is None:
-            self.train_metrics_aggr_fn = median_metrics
+        self.train_metrics_aggr_fn = fedavg_options.get("train_metrics_aggr_fn") or median_metrics
+        self.evaluate_metrics_aggr_fn = fedavg_options.get("evaluate_metrics_aggr_fn") or median_metrics
         self.weighted_by_examples = weighted_by_examples
         self.global_arrays: ArrayRecord | None = None
         """The global model of this round."""
@@ -223,11 +225,17 @@ class ScreenedFedAvg(FedAvg, ABC):
             metrics[key] = value
         return None if vector is None else layout.record(vector), metrics
 
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Report what the clients measured; FedAvg raises here if one of them reports other things than the rest."""
+        del server_round
+        contents = {message.metadata.src_node_id: message.content for message in replies if not message.has_error()}
+        return self.evaluate_metrics_aggr_fn(list(contents.values()), self.weighted_by_key) if contents else None
+
     def _screened(self, server_round: int, sender: NodeId, content: RecordDict, layout: Layout | None) -> Update | None:
         try:
             vector, claim = self._read(content, layout)
         except Exception as error:  # whatever the bytes of a client can raise
-            _logger.warning("round %d: dropped the reply of node %d: %s", server_round, sender, error)
+            _logger.warning("round %d: dropped the reply of node %d: %.200s", server_round, sender, error)
             return None
         return Update(sender, server_round, vector, num_examples=claim)
 

@@ -15,8 +15,10 @@ from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg, Strategy
 from flwr.serverapp.strategy import Krum as FlowerKrum
 from flwr.serverapp.strategy import MultiKrum as FlowerMultiKrum
 
+from flower_dfl import registry
 from flower_dfl.errors import ByzantineBudgetError, ConfigurationError, UnknownComponentError
 from flower_dfl.integrations import as_flower_strategy
+from flower_dfl.integrations.screening import Layout
 from flower_dfl.protocols import PeerStrategy
 from flower_dfl.strategies.average import Average
 from flower_dfl.strategies.balance import Balance
@@ -131,12 +133,12 @@ def test_centred_clipping_is_the_servers_rule_of_its_paper():
 
 
 def test_rules_that_start_from_the_own_model_start_from_the_global_one():
-    rows = torch.tensor([[13.0], [10.0], [-40.0]])
+    rows = torch.tensor([[13.0], [10.0], [40.0]])
 
     clipping = result(as_flower_strategy(SelfCenteredClipping(tau=2.0)), rows, base=[10.0])
     balance = result(as_flower_strategy(Balance(gamma=0.5, kappa=0.0)), rows, base=[10.0])
 
-    assert clipping.tolist() == [10.0]  # 10 + (2 + 0 - 2) / 4
+    assert clipping.tolist() == [11.0]  # 10 + (2 + 0 + 2) / 4
     assert balance.tolist() == [10.75]  # (10 + mean(13, 10)) / 2
 
 
@@ -303,6 +305,14 @@ def test_integer_arrays_keep_the_servers_values_and_keys_their_order():
     assert arrays["flag"].numpy().tolist() == [True]
 
 
+def test_the_vector_is_in_the_order_of_sorted_keys_whatever_the_order_of_the_clients():
+    server = record([5.0], bias=np.array([[1, 2]], dtype=np.float32), count=np.array([7]))
+    client = ArrayRecord({key: server[key] for key in ("count", "bias", "weight")})
+
+    assert Layout(server).read(client).tolist() == [1.0, 2.0, 5.0]
+    assert Layout(client).read(server).tolist() == [1.0, 2.0, 5.0]
+
+
 def test_metrics_are_medians_that_one_client_cannot_move():
     answers = [
         reply(1, [0.0, 0.0], loss=1.0, accuracy=0.5),
@@ -316,6 +326,17 @@ def test_metrics_are_medians_that_one_client_cannot_move():
     assert metrics["accuracy"] == pytest.approx(0.6)
     assert "invented" not in metrics
     assert "num-examples" not in metrics
+
+
+def test_no_client_can_stop_the_evaluation():
+    contents = [{"eval-metrics": MetricRecord({"loss": loss})} for loss in (1.0, 2.0, 1e30)]
+    odd = [{"other": MetricRecord({"invented": [1.0, 2.0]})}, {}]
+    answers = [reply(node, RecordDict(content)) for node, content in enumerate([*contents, *odd], 1)]
+
+    metrics = as_flower_strategy("median").aggregate_evaluate(1, [*answers, failure(9)])
+
+    assert dict(metrics) == {"loss": 2.0}
+    assert as_flower_strategy("median").aggregate_evaluate(1, []) is None
 
 
 def test_a_metrics_function_of_the_users_own_is_kept():
@@ -422,3 +443,33 @@ def test_a_model_without_float_arrays_is_refused():
 
     with pytest.raises(ConfigurationError, match="must have float32 arrays"):
         play(as_flower_strategy("average"), model, [reply(1, model)])
+
+
+REFUSED = {"bristle", "dfl-dual", "loss-weighted", "oracle", "ubar"}
+"""Rules that need data, a local model, or to be told who is honest."""
+
+WRAPPERS = {"bucketing", "clip-first", "nnm"}
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.names("strategy")) - REFUSED))
+def test_every_other_registered_rule_aggregates_replies(name):
+    rows = 1 + 0.1 * stack(9, d=12)
+    rows[8] = -50.0
+    params = {"rule": "median"} if name in WRAPPERS else {}
+
+    def train_root(arrays, server_round):
+        return record(rows[0])
+
+    root = train_root if name in {"clip-first", "dfl-detector", "dfl-trust"} else None
+    strategy = as_flower_strategy(name, params=params, budget=1, train_root=root)
+    arrays, metrics = play(strategy, torch.ones(12), [*replies(rows), reply(20, [np.nan] * 12)])
+
+    assert metrics["flower-dfl-rejected"] == 1
+    assert bool(vector_of(arrays).isfinite().all())
+    assert 0 <= metrics["flower-dfl-kept"] <= 9
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_rules_that_need_what_a_server_does_not_have_are_refused(name):
+    with pytest.raises(ConfigurationError, match="which a server does not have"):
+        as_flower_strategy(name)

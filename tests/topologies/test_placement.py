@@ -155,13 +155,22 @@ def test_bounded_placement_keeps_its_bound_and_fails_only_where_none_exists(grap
     assert max(loads(graph, chosen), default=0) <= k
 
 
-def test_the_exact_search_finds_what_draws_miss(monkeypatch):
+@pytest.mark.parametrize(
+    ("graph", "count"),
+    [
+        (nx.path_graph(9), 3),
+        # Four in a clique and a fifth beside it: only the clique fits, and in it everybody has three Byzantine
+        # neighbours, which is no matter.
+        (nx.Graph([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3), (0, 4)]), 4),
+    ],
+)
+def test_the_exact_search_bounds_honest_neighbourhoods_only(monkeypatch, graph, count):
     monkeypatch.setattr(placement, "_DRAWS", 0)
 
-    chosen = place(nx.path_graph(9), 3, "bounded", k=1)
+    chosen = place(graph, count, "bounded", k=1)
 
-    assert len(chosen) == 3
-    assert max(loads(nx.path_graph(9), chosen)) <= 1
+    assert len(chosen) == count
+    assert max(loads(graph, chosen)) <= 1
 
 
 def test_bounded_placements_differ_by_seed():
