@@ -210,7 +210,8 @@ class Questioner(Attack):
         return data
 
     def craft(self, view, receiver, ctx):
-        self.seen["craft", ctx.round, ctx.node] = (ctx, ctx.learner.logits(ctx.base, shard(1, 30).inputs))
+        told = (ctx, ctx.learner.logits(ctx.base, shard(1, 30).inputs))
+        self.seen.setdefault(("craft", ctx.round, ctx.node), told)  # for its first receiver
         return view.own.vector
 
 

@@ -76,8 +76,8 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.jobs) as pool:
         futures = {pool.submit(run_cell, cell, arguments.rounds, arguments.results_dir): cell for cell in cells}
         for future in track(as_completed(futures), "cells", total=len(cells), console=Console(stderr=True)):
-            if error := future.result():
-                failed.append(f"{futures[future]}: {error}")
+            error = future.result()
+            failed += [f"{futures[future]}: {error}"] if error else []
     for model in arguments.model:
         print(f"\n### {model}\n\n| attack | {' | '.join(RULES)} |\n|---|{'---|' * len(RULES)}")
         for attack in arguments.attack:

@@ -12,7 +12,7 @@ from flower_dfl.attacks.scaling import Scaling
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.testing import craft
 from flower_dfl.training import one_thread
-from flower_dfl.types import Knowledge
+from flower_dfl.types import AttackView, Knowledge, Update
 from tests.attacks.small_images import DIMENSION, context, images, judge, learner, train
 
 
@@ -111,6 +111,19 @@ def test_the_honest_update_is_imitated_too():
     sent = craft(Adaptive(attack=LabelFlip(), beta=0.0, steps=200), honest, [start])
 
     assert sent.tolist() == pytest.approx([1, 0], abs=0.05)
+
+
+@pytest.mark.parametrize(("normalised", "end"), [(True, [10, 3]), (False, [10, 0])])
+def test_distances_are_divided_by_the_sizes_of_model_and_update(normalised, end):
+    # honest (9, 0) -> (10, 0), attacker from (9, 3): likeness of models is at (10, 0), of updates at (10, 3). Divided by
+    # 10 and 1 the updates win; undivided the sum of both distances is the same all along and the cosine decides
+    honest, own = Update(0, 1, torch.tensor([10.0, 0]), torch.tensor([9.0, 0])), torch.tensor([9.0, 3])
+    mine = Update(1, 1, torch.tensor([11.0, 1]), own)
+    attack = Adaptive(attack=LabelFlip(), beta=0.0, normalised=normalised, steps=300)
+
+    sent = attack.craft(AttackView(mine, (mine,), (images(4),), (honest,)), 0, context(1, (1,)))
+
+    assert sent.tolist() == pytest.approx(end, abs=0.1)
 
 
 def test_without_honest_nodes_the_inner_message_is_sent(models):

@@ -1,5 +1,8 @@
 """The client mod, called as Flower calls it; no Flower process is started."""
 
+from dataclasses import dataclass, field
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +13,9 @@ from flower_dfl.attacks.backdoor import Backdoor
 from flower_dfl.attacks.scaling import Scaling
 from flower_dfl.errors import ConfigurationError, UnknownComponentError
 from flower_dfl.integrations.attack_mod import attack_mod, poisoned
+from flower_dfl.protocols import Attack
 from flower_dfl.testing import linear_learner, small_data
-from flower_dfl.types import AttackContext, LabelledData
+from flower_dfl.types import AttackContext, Knowledge, LabelledData
 
 NODES = {1, 4}
 
@@ -45,6 +49,16 @@ def client(partition=1, partitions=5):
 def trains(message, context):
     content = RecordDict({"arrays": TRAINED, "metrics": MetricRecord({"num-examples": 9, "loss": 0.5})})
     return Message(content, reply_to=message)
+
+
+@dataclass(frozen=True)
+class Spy(Attack):
+    knowledge: ClassVar[Knowledge] = Knowledge.LOCAL
+    seen: list = field(default_factory=list)
+
+    def craft(self, view, receiver, ctx):
+        self.seen.append((view, receiver, ctx))
+        return view.own.vector
 
 
 def numbers(reply):
@@ -90,6 +104,21 @@ def test_the_automatic_boost_is_that_of_a_server_among_its_clients():
     mod = attack_mod(Scaling(gamma="auto"), nodes=NODES)
 
     assert numbers(mod(task(), client(), trains))["weight"] == [[4, -0.5], [1, 1]]
+
+
+def test_the_attack_is_told_what_a_client_knows():
+    spy = Spy()
+
+    attack_mod(spy, nodes=NODES, num_rounds=6, seed=8)(task(), client(), trains)
+
+    ((view, receiver, told),) = spy.seen
+    assert view.byzantine == (view.own,)
+    assert view.honest == ()
+    assert (view.own.sender, view.own.round) == (1, 3)
+    assert view.own.base.tolist() == told.base.tolist() == [0, 0, 1, 1, 1, 1]  # bias, weight
+    assert view.own.vector.tolist() == [0, 1, 2, 0.5, 1, 1]
+    assert (told.node, told.round, told.num_rounds, told.seed, told.byzantine) == (1, 3, 6, 8, NODES)
+    assert told.neighbours == {receiver: {0, 1, 2, 3, 4}} | {i: {receiver} for i in range(5)}
 
 
 def test_records_may_have_other_keys():
