@@ -220,7 +220,7 @@ def test_a_rule_that_does_not_claim_to_be_robust_need_not_be():
 
 
 def test_a_state_that_cannot_be_stored_is_found():
-    with pytest.raises(ContractViolation, match="its state can be stored .*got set"):
+    with pytest.raises(ContractViolation, match=r"its state can be stored .*got set"):
         check_strategy(KeepsASet())
 
 

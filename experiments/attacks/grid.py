@@ -31,7 +31,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 ATTACKS: dict[str, tuple[str, str]] = {
     "none": ("none", ""),
     "label-flip": ("label-flip", ""),
-    "back-gradient": ("back-gradient", ""),
     "krum-attack, full": ("krum-attack", "knowledge-level = 'full'"),
     "krum-attack, partial": ("krum-attack", "knowledge-level = 'partial'"),
     "trim-attack, full": ("trim-attack", "knowledge-level = 'full'"),
@@ -56,6 +55,7 @@ ATTACKS: dict[str, tuple[str, str]] = {
     "alie-backdoor, z = 4": ("alie-backdoor", "z = 4.0"),
     "adaptive (scaling)": ("adaptive", "attack = 'scaling'"),
     "rule-in-the-loop": ("rule-in-the-loop", "rule = '{rule}'"),
+    "back-gradient": ("back-gradient", "steps = 5, outer-steps = 3"),
 }
 Cell = tuple[str, str, str, int]
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--model", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--attack", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--results-dir", type=Path, default=Path("runs/attacks"))
     arguments = parser.parse_args()

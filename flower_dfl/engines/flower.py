@@ -28,7 +28,7 @@ from flower_dfl.config import RunConfig, flatten
 from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
 from flower_dfl.records import RoundSummary, end_unfinished, read_lines, summarise_round
 
-__all__ = ["run_flower"]
+__all__ = ["private_superlink", "program", "run_flower"]
 
 RUN_FOLDER_VARIABLE = "FLOWER_DFL_RUN_FOLDER"
 """Environment variable by which the ServerApp learns its run folder; the same as in :mod:`flower_dfl.server_app`."""
@@ -65,7 +65,7 @@ def run_flower(
         workplace = Path(scratch)
         _write_app(workplace / "app", config)
         try:
-            with _superlink(workplace, folder) as (environment, process):
+            with private_superlink(workplace, folder) as (environment, process):
                 run_id = _submit(workplace, environment, config, cpus_per_node, gpus_per_node)
                 _watch(folder, process, lambda: _status(workplace, environment, run_id), on_round)
         except KeyboardInterrupt:
@@ -100,8 +100,13 @@ def _write_app(app: Path, config: RunConfig) -> None:
 
 
 @contextmanager
-def _superlink(workplace: Path, folder: Path) -> Iterator[tuple[Mapping[str, str], psutil.Process]]:
-    """Start a SuperLink, hand out its environment, and end it with everything that it started."""
+def private_superlink(workplace: Path, folder: Path) -> Iterator[tuple[Mapping[str, str], psutil.Process]]:
+    """Start a SuperLink, hand out its environment, and end it with everything that it started.
+
+    Args:
+        workplace: An existing folder for its home; the connection in it is called ``private``.
+        folder: Where its log goes, ``flower.log``.
+    """
     for attempt in range(_START_TRIES):
         home = workplace / f"home-{attempt}"
         home.mkdir()
@@ -114,7 +119,7 @@ def _superlink(workplace: Path, folder: Path) -> Iterator[tuple[Mapping[str, str
         with (folder / "flower.log").open("ab") as log:
             process = psutil.Popen(
                 [
-                    _program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess",
+                    program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess",
                     "--control-api-address", f"127.0.0.1:{control}", "--host", "127.0.0.1", "--port", str(port),
                 ],
                 env=environment, cwd=workplace, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -147,7 +152,8 @@ def _environment(home: Path, folder: Path) -> dict[str, str]:
     }
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Return the path of a program of this environment."""
     found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if found is None:
         raise ConfigurationError(f"the program {name!r} is not installed beside {sys.executable}; is flwr installed?")
@@ -191,7 +197,7 @@ def _status(workplace: Path, environment: Mapping[str, str], run_id: str) -> str
 
 def _flwr(workplace: Path, environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
-        [_program("flwr"), *arguments, "--format", "json"],
+        [program("flwr"), *arguments, "--format", "json"],
         env=dict(environment), cwd=workplace, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=_START_TIMEOUT, check=False,
     )  # fmt: skip

@@ -115,15 +115,15 @@ def test_the_honest_update_is_imitated_too():
 
 @pytest.mark.parametrize(("normalised", "end"), [(True, [10, 3]), (False, [10, 0])])
 def test_distances_are_divided_by_the_sizes_of_model_and_update(normalised, end):
-    # honest (9, 0) -> (10, 0), attacker from (9, 3): likeness of models is at (10, 0), of updates at (10, 3). Divided by
-    # 10 and 1 the updates win; undivided the sum of both distances is the same all along and the cosine decides
+    # honest (9, 0) -> (10, 0), attacker from (9, 3): models are alike at (10, 0), updates at (10, 3). Divided by 10 and 1
+    # the updates win; undivided the sum of both distances is the same all the way between and the cosine decides
     honest, own = Update(0, 1, torch.tensor([10.0, 0]), torch.tensor([9.0, 0])), torch.tensor([9.0, 3])
     mine = Update(1, 1, torch.tensor([11.0, 1]), own)
     attack = Adaptive(attack=LabelFlip(), beta=0.0, normalised=normalised, steps=300)
 
     sent = attack.craft(AttackView(mine, (mine,), (images(4),), (honest,)), 0, context(1, (1,)))
 
-    assert sent.tolist() == pytest.approx(end, abs=0.1)
+    assert sent.tolist() == pytest.approx(end, abs=0.3)
 
 
 def test_without_honest_nodes_the_inner_message_is_sent(models):

@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from flower_dfl.engines.flower import _program, _superlink
+from flower_dfl.engines.flower import private_superlink, program
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -18,21 +18,32 @@ CHECKOUT = Path(__file__).parents[2]
 SOURCES = ("flower_dfl", "strategies", "attacks", "topologies", "pyproject.toml", "README.md", "LICENSE")
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel, check what it holds, and install it into a folder of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    wheel = _build_wheel(folder)
+    _check_contents(wheel)
+    target = folder / "installed"
+    _pip("install", "--no-deps", "--target", str(target), str(wheel))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "finished"),
+    [("krum_app", "krum_app finished: accuracy "), ("backdoor_app", "backdoor_app finished: backdoor ")],
+)
 def test_an_app_outside_the_checkout_runs_on_the_installed_wheel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, finished: str, installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wheel = _build_wheel(tmp_path)
-    installed = tmp_path / "installed"
-    _pip("install", "--no-deps", "--target", str(installed), str(wheel))
-    app = _copy_app("krum_app", tmp_path, installed)
+    app = _copy_app(name, tmp_path, installed)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(installed))
 
     printed = _flwr_run(app, tmp_path, num_supernodes=6)
 
-    _check_contents(wheel)
-    assert "krum_app finished: accuracy" in printed
-    assert float(printed.partition("finished: accuracy ")[2][:5]) > 0.5
+    assert finished in printed
+    assert float(printed.partition(finished)[2][:5]) > 0.5  # Krum learns; FedAvg learns the backdoor
 
 
 def _build_wheel(folder: Path) -> Path:
@@ -87,10 +98,10 @@ def _flwr_run(app: Path, folder: Path, num_supernodes: int) -> str:
     """Run an app on a SuperLink of its own and return what is printed; fewer rounds than the app's default."""
     workplace = folder / "workplace"
     workplace.mkdir()
-    with _superlink(workplace, folder) as (environment, _):
+    with private_superlink(workplace, folder) as (environment, _):
         done = subprocess.run(
             [
-                _program("flwr"), "run", str(app), "private", "--stream", "--run-config", "num-rounds=2",
+                program("flwr"), "run", str(app), "private", "--stream", "--run-config", "num-rounds=2",
                 "--federation-config", f"num-supernodes={num_supernodes} client-resources-num-cpus=1",
             ],
             env=dict(environment), cwd=workplace, capture_output=True, text=True, timeout=200, check=True,
