@@ -9,7 +9,7 @@ run: $(VENV)/.installed ## The main job: plain averaging, DFL-Dual and the oracl
 	$(BIN)/python experiments/quickstart/compare.py
 
 test: $(VENV)/.installed ## The test suite.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed ## Format, lint, types, import rule.
 	$(BIN)/ruff format --check .

@@ -14,12 +14,14 @@ from rich.console import Console
 from flower_dfl import registry
 from flower_dfl.cli.display import Display
 from flower_dfl.config import RunConfig, load_toml, parse, parse_assignment
+from flower_dfl.data.loading import load
 from flower_dfl.engines.flower import run_flower
 from flower_dfl.engines.local import run_local
 from flower_dfl.errors import ConfigurationError, DflError
 from flower_dfl.experiment import experiment_for
 from flower_dfl.network import build_network
 from flower_dfl.records import create_run_folder
+from flower_dfl.topologies.placement import placement_warnings
 
 __all__ = ["application", "main"]
 
@@ -41,6 +43,8 @@ _LISTED = {
     "data": "Data sets",
     "partition": "Partitions",
 }
+
+_TARGETED = ("alie-backdoor", "backdoor", "dba", "scaling")
 
 FileArgument = Annotated[Path | None, typer.Argument(help="TOML file with settings; see `flower-dfl keys`.")]
 SetOption = Annotated[
@@ -97,7 +101,9 @@ def run(
 ) -> None:
     """Run an experiment and print the absolute path of its folder."""
     config = read_config(file, assignments, results_dir)
-    experiment_for(config)  # finds what is wrong with a configuration before anything starts
+    network = experiment_for(config).network  # finds what is wrong with a configuration before anything starts
+    for warning in placement_warnings(network.graph, network.byzantine):
+        typer.echo(f"warning: {warning}", err=True)
     folder = create_run_folder(config, Path.cwd())
     console = Console()
     console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
@@ -137,6 +143,24 @@ def topology(file: FileArgument = None, *, assignments: SetOption = None) -> Non
 
     config = read_config(file, assignments, None)
     print_diagnostics(build_network(config), config.topology.name, Console())
+
+
+@application.command()
+def triggers(
+    picture: Annotated[Path, typer.Option(help="PNG file to write.")],
+    file: FileArgument = None,
+    *,
+    assignments: SetOption = None,
+) -> None:
+    """Draw the triggers of all attacks on images of the configured data set."""
+    from flower_dfl.cli.pictures import draw_triggers  # noqa: PLC0415 - imports Pillow
+
+    config = read_config(file, assignments, None)
+    attacks: dict[str, dict[str, object]] = {name: {} for name in registry.names("attack") if name in _TARGETED}
+    if config.attack.name in attacks:
+        attacks[config.attack.name] = dict(config.attack.params)
+    drawn = draw_triggers(load(config.data)[1], picture, attacks)
+    typer.echo(f"{picture.resolve()}: {', '.join(drawn)}")
 
 
 @data_application.command("prepare")

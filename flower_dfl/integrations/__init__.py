@@ -1,7 +1,8 @@
-"""For a usual Flower app with a server in the middle: this package's rules as Flower strategies."""
+"""For a usual Flower app with a server in the middle: this package's rules as Flower strategies, its attacks as mods."""
 
+from flower_dfl.integrations.attack_mod import attack_mod, poisoned
 from flower_dfl.integrations.fldetector import FLDetector
 from flower_dfl.integrations.flower import as_flower_strategy
 from flower_dfl.integrations.fltrust import FLTrust
 
-__all__ = ["FLDetector", "FLTrust", "as_flower_strategy"]
+__all__ = ["FLDetector", "FLTrust", "as_flower_strategy", "attack_mod", "poisoned"]

@@ -113,11 +113,14 @@ def test_the_honest_update_is_imitated_too():
     assert sent.tolist() == pytest.approx([1, 0], abs=0.05)
 
 
-@pytest.mark.parametrize(("normalised", "end"), [(True, [10, 3]), (False, [10, 0])])
-def test_distances_are_divided_by_the_sizes_of_model_and_update(normalised, end):
-    # honest (9, 0) -> (10, 0), attacker from (9, 3): models are alike at (10, 0), updates at (10, 3). Divided by 10 and 1
-    # the updates win; undivided the sum of both distances is the same all the way between and the cosine decides
-    honest, own = Update(0, 1, torch.tensor([10.0, 0]), torch.tensor([9.0, 0])), torch.tensor([9.0, 3])
+@pytest.mark.parametrize(
+    ("start", "normalised", "end"), [(9.0, True, [10, 3]), (-10.0, True, [10, 0]), (9.0, False, [10, 0])]
+)
+def test_distances_are_divided_by_the_sizes_of_model_and_update(start, normalised, end):
+    # honest (start, 0) -> (10, 0), attacker from (start, 3): models are alike at (10, 0), updates at (10, 3). Divided
+    # by 10 and by 1 the updates win, by 10 and 20 the models. Undivided the sum of both distances is the same all the
+    # way between, and the cosine decides
+    honest, own = Update(0, 1, torch.tensor([10.0, 0]), torch.tensor([start, 0])), torch.tensor([start, 3])
     mine = Update(1, 1, torch.tensor([11.0, 1]), own)
     attack = Adaptive(attack=LabelFlip(), beta=0.0, normalised=normalised, steps=300)
 

@@ -4,7 +4,7 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from task import ATTACK, ATTACKERS, samples_of, train
 
-from flower_dfl.integrations.attack_mod import attack_mod
+from flower_dfl.integrations import attack_mod
 
 app = ClientApp(mods=[attack_mod(ATTACK, nodes=ATTACKERS)])
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from flower_dfl import registry
 from flower_dfl.attacks.scaling import Scaling
 from flower_dfl.data.embedded import fashion_mnist_mini
-from flower_dfl.integrations.attack_mod import poisoned
+from flower_dfl.integrations import poisoned
 from flower_dfl.models.lr import lr
 from flower_dfl.types import LabelledData
 
