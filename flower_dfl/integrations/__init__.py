@@ -1,4 +1,4 @@
-"""For a usual Flower app with a server in the middle: this package's rules as Flower strategies, its attacks as mods."""
+"""For a usual Flower app with a server: this package's rules as Flower strategies, its attacks as client mods."""
 
 from flower_dfl.integrations.attack_mod import attack_mod, poisoned
 from flower_dfl.integrations.fldetector import FLDetector
