@@ -23,12 +23,9 @@ from flower_dfl.records import RunWriter, create_run_folder
 from flower_dfl.transport.mailbox import Mailbox, is_ray_running
 from flower_dfl.transport.relay import HALF_STEP, MODEL, Relay
 from flower_dfl.types import Knowledge, NodeId
-from flower_dfl.wire import FACTS, FAILURE, REPORT, STEP
+from flower_dfl.wire import FACTS, FAILURE, REPORT, RUN_FOLDER_VARIABLE, STEP
 
-__all__ = ["RUN_FOLDER_VARIABLE", "app"]
-
-RUN_FOLDER_VARIABLE = "FLOWER_DFL_RUN_FOLDER"
-"""Environment variable by which ``flower-dfl run`` says which folder, already made, the run writes to."""
+__all__ = ["app"]
 
 _NODES_TIMEOUT = 60.0
 _SETTLED = 3.0

@@ -1,6 +1,6 @@
-"""What server and nodes say to each other beside models: the record names and keys of both apps."""
+"""What launcher, server and nodes say to each other beside models: names of records and variables."""
 
-__all__ = ["FACTS", "FAILURE", "REPORT", "STEP"]
+__all__ = ["FACTS", "FAILURE", "REPORT", "RUN_FOLDER_VARIABLE", "STEP"]
 
 STEP = "step"
 """Server to node: kind of step, message number, transport, code version."""
@@ -13,3 +13,6 @@ FACTS = "facts"
 
 FAILURE = "failure"
 """Node to server: what went wrong, by name."""
+
+RUN_FOLDER_VARIABLE = "FLOWER_DFL_RUN_FOLDER"
+"""Launcher to server, as an environment variable: the folder, already made, that the run writes to."""

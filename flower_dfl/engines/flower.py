@@ -27,11 +27,9 @@ import flower_dfl
 from flower_dfl.config import RunConfig, flatten
 from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
 from flower_dfl.records import RoundSummary, end_unfinished, read_lines, summarise_round
+from flower_dfl.wire import RUN_FOLDER_VARIABLE
 
 __all__ = ["private_superlink", "program", "run_flower"]
-
-RUN_FOLDER_VARIABLE = "FLOWER_DFL_RUN_FOLDER"
-"""Environment variable by which the ServerApp learns its run folder; the same as in :mod:`flower_dfl.server_app`."""
 
 _START_TIMEOUT = 60.0
 _START_TRIES = 3

@@ -49,19 +49,23 @@ class _Slots:
         return True
 
     def put_memory(self, round: int, node: NodeId, boxed: list[Any]) -> None:
+        """Keep a reference (in a list, so that Ray does not fetch it), and drop rounds that nobody will ask for."""
         self._memories.setdefault(round, {})[node] = boxed[0]
         for kept in (self._memories, self._letters):
             for old in [r for r in kept if r < round - 1]:
                 del kept[old]
 
     def put_letters(self, round: int, sender: NodeId, routes: dict[NodeId, int], boxed: list[Any]) -> None:
+        """Keep references to a sender's distinct letters, and which receiver gets which."""
         self._letters.setdefault(round, {})[sender] = (routes, boxed)
 
     def memories(self, round: int, nodes: list[NodeId]) -> list[Any]:
+        """Return references to memories, None where there is none."""
         kept = self._memories.get(round, {})
         return [kept.get(node) for node in nodes]
 
     def letters(self, round: int, receiver: NodeId, senders: list[NodeId]) -> list[Any]:
+        """Return references to the letters that have arrived."""
         posted = self._letters.get(round, {})
         found = []
         for sender in senders:
