@@ -1,0 +1,33 @@
+"""Pictures of triggers."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from flower_dfl.cli.pictures import draw_triggers
+from flower_dfl.types import LabelledData
+
+
+def _black_images() -> LabelledData:
+    return LabelledData(torch.zeros(20, 1, 28, 28), torch.arange(20) % 10, 10, (0.0, 1.0))
+
+
+def test_every_attack_with_a_trigger_gets_a_row_and_its_trigger_is_white_there(tmp_path):
+    path = tmp_path / "new" / "triggers.png"
+
+    drawn = draw_triggers(_black_images(), path, {"scaling": {"size": 4}, "label-flip": {}, "backdoor": {"size": 2}})
+
+    assert drawn == ["scaling: label 0", "backdoor: label 0"]
+    pixels = np.asarray(Image.open(path).convert("L"))
+    rows = [pixels[22 + 106 * row - 3 : 22 + 106 * row - 3 + 84, 6:90] for row in range(3)]  # first tile of each row
+    white = [int((row == 255).sum()) for row in rows]
+    assert white == [0, (4 * 3) ** 2, (2 * 3) ** 2]  # pixels are drawn three times as large
+
+
+def test_a_brighter_trigger_looks_brighter(tmp_path):
+    values = []
+    for value in (0.2, 0.8):
+        draw_triggers(_black_images(), tmp_path / "t.png", {"scaling": {"value": value}})
+        values.append(int(np.asarray(Image.open(tmp_path / "t.png").convert("L"))[19 + 106 + 83, 6 + 83]))
+
+    assert values == [51, 204]
