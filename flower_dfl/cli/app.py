@@ -13,7 +13,8 @@ from rich.console import Console
 
 from flower_dfl import registry
 from flower_dfl.cli.display import Display
-from flower_dfl.config import RunConfig, load_toml, parse, parse_assignment
+from flower_dfl.cli.graph import print_diagnostics
+from flower_dfl.config import RunConfig, flatten, load_toml, parse, parse_assignment
 from flower_dfl.data.loading import load
 from flower_dfl.engines.flower import run_flower
 from flower_dfl.engines.local import run_local
@@ -130,8 +131,6 @@ def list_components() -> None:
 @application.command()
 def keys() -> None:
     """List every setting with its default."""
-    from flower_dfl.config import flatten  # noqa: PLC0415 - shown beside its only use
-
     for key, value in flatten(RunConfig()).items():
         typer.echo(f"{key} = {value!r}")
 
@@ -139,8 +138,6 @@ def keys() -> None:
 @application.command()
 def topology(file: FileArgument = None, *, assignments: SetOption = None) -> None:
     """Print diagnostics of the graph of a configuration."""
-    from flower_dfl.cli.graph import print_diagnostics  # noqa: PLC0415 - shown beside its only use
-
     config = read_config(file, assignments, None)
     print_diagnostics(build_network(config), config.topology.name, Console())
 

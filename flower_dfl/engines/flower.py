@@ -213,10 +213,9 @@ def _watch(
     seen = 0
     asked = time.monotonic()
     while True:
-        seen = _report_rounds(folder, seen, on_round)
         summary = _summary(folder)
+        seen = _report_rounds(folder, seen, summary.get("rounds", 0), on_round)
         if summary.get("status") == "completed":
-            _report_rounds(folder, seen, on_round)
             return
         if summary.get("status") == "failed":
             raise NodeFailedError(str(summary["error"]))
@@ -230,13 +229,16 @@ def _watch(
         time.sleep(_POLL)
 
 
-def _report_rounds(folder: Path, seen: int, on_round: Callable[[RoundSummary], None]) -> int:
-    """Report rounds that were written since, and return how many there are."""
-    lines = read_lines(folder / "rounds.jsonl")
-    rounds = sorted({line["round"] for line in lines})
-    for number in rounds[seen:]:
-        on_round(summarise_round(line for line in lines if line["round"] == number))
-    return len(rounds)
+def _report_rounds(folder: Path, seen: int, complete: int, on_round: Callable[[RoundSummary], None]) -> int:
+    """Report the rounds that were completed since, and return how many there are.
+
+    The summary says how many: the file may end in the middle of a round that is being written.
+    """
+    if complete > seen:
+        lines = read_lines(folder / "rounds.jsonl")
+        for number in range(seen + 1, complete + 1):
+            on_round(summarise_round(line for line in lines if line["round"] == number))
+    return complete
 
 
 def _summary(folder: Path) -> dict[str, Any]:
