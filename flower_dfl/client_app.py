@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from flower_dfl import codec
 from flower_dfl.code_version import code_version
 from flower_dfl.config import RunConfig, parse
+from flower_dfl.errors import LostError
 from flower_dfl.experiment import Experiment, experiment_for
 from flower_dfl.node import node_facts, play, strike
 from flower_dfl.training import one_thread
@@ -20,7 +22,7 @@ from flower_dfl.transport.base import Transport
 from flower_dfl.transport.mailbox import MailboxTransport
 from flower_dfl.transport.relay import RelayTransport
 from flower_dfl.types import Need
-from flower_dfl.wire import FACTS, FAILURE, REPORT, STEP
+from flower_dfl.wire import DIGESTS, FACTS, FAILURE, REPORT, STEP
 
 __all__ = ["app"]
 
@@ -57,7 +59,8 @@ def _answer(message: Message, context: Context, work: Callable[[RunConfig], Reco
             return Message(content=work(config), reply_to=message)
     except Exception as error:
         _logger.exception("node %s failed", _node(context))
-        return _failure(message, context, f"{type(error).__name__}: {error}")
+        lost = isinstance(error, LostError)
+        return _failure(message, context, f"{type(error).__name__}: {error}", lost=lost)
 
 
 def _facts(config: RunConfig, context: Context) -> RecordDict:
@@ -82,6 +85,8 @@ def _play(config: RunConfig, message: Message, context: Context) -> RecordDict:
         report = play(experiment, node, number, transport)
         if report is not None:
             reply[REPORT] = ConfigRecord({"json": report.to_json()})
+            if report.digests:
+                reply[DIGESTS] = ConfigRecord({"data": codec.pack(dict(report.digests))})
     return reply
 
 
@@ -96,8 +101,8 @@ def _node(context: Context) -> int:
     return int(context.node_config["partition-id"])
 
 
-def _failure(message: Message, context: Context, error: str) -> Message:
-    record = ConfigRecord({"node": _node(context), "error": error})
+def _failure(message: Message, context: Context, error: str, *, lost: bool = False) -> Message:
+    record = ConfigRecord({"node": _node(context), "error": error, "lost": lost})
     return Message(content=RecordDict({FAILURE: record}), reply_to=message)
 
 

@@ -17,9 +17,11 @@ from flower_dfl.errors import ConfigurationError
 from flower_dfl.validation import check_known, check_type
 
 __all__ = [
+    "CheckpointConfig",
     "ComponentConfig",
     "DataConfig",
     "EvalConfig",
+    "NetworkConfig",
     "RunConfig",
     "TrainConfig",
     "config_keys",
@@ -86,13 +88,74 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
-    """Evaluation on the held-out test data.
+    """Evaluation on the held-out test data. After the last round every honest node is evaluated on all of them.
 
     Attributes:
         every: Evaluate every so many rounds, and after the last.
+        nodes: Evaluate only so many honest nodes, drawn anew each time; 0 is all.
+        samples: Use only so many test samples, drawn once for all nodes; 0 is all.
     """
 
     every: int = 1
+    nodes: int = 0
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """What goes wrong between the nodes. Everything is drawn by key from the seed, and recorded.
+
+    Attributes:
+        drop_rate: Probability that a message is lost, for each edge and direction.
+        late_rate: Probability that a node straggles in a round: its messages arrive one round late.
+        staleness: How many rounds old a message may be to be used, 0 or 1; older ones are rejected.
+        churn: Probability that a node leaves in a round. It misses that round and comes back with its old model.
+        absence: Rounds that a node which left stays away.
+        split_start: First round in which messages between the parts of a split network are lost; 0 is never.
+        split_stop: Last such round; then the split heals.
+        split_parts: Number of parts, of equal size, drawn once.
+        window: Every so many consecutive rounds must connect all nodes where the graph varies; 0 is the whole run.
+    """
+
+    drop_rate: float = 0.0
+    late_rate: float = 0.0
+    staleness: int = 0
+    churn: float = 0.0
+    absence: int = 3
+    split_start: int = 0
+    split_stop: int = 0
+    split_parts: int = 2
+    window: int = 0
+
+    def __post_init__(self) -> None:
+        for key, rate in (("drop-rate", self.drop_rate), ("late-rate", self.late_rate), ("churn", self.churn)):
+            if not 0 <= rate <= 1:
+                raise ConfigurationError(f"network.{key} must be in [0, 1], got {rate}")
+        if self.staleness not in (0, 1):
+            raise ConfigurationError(f"network.staleness must be 0 or 1, got {self.staleness}")
+        if self.absence < 1:
+            raise ConfigurationError(f"network.absence must be at least 1, got {self.absence}")
+        if self.split_parts < 2:
+            raise ConfigurationError(f"network.split-parts must be at least 2, got {self.split_parts}")
+        if not 0 <= self.split_start <= self.split_stop:
+            raise ConfigurationError(
+                f"network.split-start must be in 0..split-stop, got {self.split_start} and {self.split_stop}"
+            )
+        if self.split_stop > 0 and self.split_start == 0:
+            raise ConfigurationError(f"rounds start at 1: network.split-start = 0, split-stop = {self.split_stop}")
+        if self.window < 0:
+            raise ConfigurationError(f"network.window must be at least 0, got {self.window}")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    """Checkpoints from which an interrupted run can be resumed.
+
+    Attributes:
+        every: Write one every so many rounds; 0 writes none, so that a resumed run starts over.
+    """
+
+    every: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +168,7 @@ class RunConfig:
         num_rounds: Number of rounds ``T``.
         num_byzantine: Number of Byzantine nodes.
         topology: Communication graph.
+        schedule: How the graph changes from round to round.
         strategy: Peer aggregation rule of every honest node.
         attack: What the Byzantine nodes do; ``none`` lets them follow the protocol.
         placement: Which nodes are Byzantine: ``highest-labels``, where the topology ``dominated`` expects them, or a
@@ -113,11 +177,16 @@ class RunConfig:
         data: Data.
         train: Local training.
         eval: Evaluation.
+        network: What goes wrong between the nodes.
+        checkpoint: Checkpoints.
         results_dir: Folder in which the run gets a folder of its own; empty is ``./runs`` of the caller.
         transport: How models travel in the ``flower`` engine: Ray's object store, or Flower's messages.
         budget_policy: What happens where a neighbourhood is too small for its Byzantine neighbours: stop with the
             rule's error, or give the rule the largest budget it can carry (recorded).
+        on_node_failure: What happens where a node's step fails: ``stop`` ends the run, ``skip`` lets its neighbours see
+            no message that round, ``restart`` repeats the step from its inputs, with the same result.
         node_timeout: Seconds that one node may take for its part of a round, in the ``flower`` engine.
+        record_digests: Write the rule's digests of all messages to the run folder.
     """
 
     seed: int = 0
@@ -125,6 +194,7 @@ class RunConfig:
     num_rounds: int = 15
     num_byzantine: int = 6
     topology: ComponentConfig = ComponentConfig("dominated")
+    schedule: ComponentConfig = ComponentConfig("static")
     strategy: ComponentConfig = ComponentConfig("dfl-dual")
     attack: ComponentConfig = ComponentConfig("scaling")
     placement: ComponentConfig = ComponentConfig("highest-labels")
@@ -132,10 +202,14 @@ class RunConfig:
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    network: NetworkConfig = NetworkConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     results_dir: str = ""
     transport: Literal["mailbox", "relay"] = "mailbox"
     budget_policy: Literal["error", "largest"] = "largest"
+    on_node_failure: Literal["stop", "skip", "restart"] = "stop"
     node_timeout: float = 600.0
+    record_digests: bool = False
 
     def __post_init__(self) -> None:
         for key, value, least in (
@@ -147,6 +221,9 @@ class RunConfig:
             ("train.epochs", self.train.epochs, 1),
             ("train.batch-size", self.train.batch_size, 1),
             ("eval.every", self.eval.every, 1),
+            ("eval.nodes", self.eval.nodes, 0),
+            ("eval.samples", self.eval.samples, 0),
+            ("checkpoint.every", self.checkpoint.every, 0),
         ):
             if value < least:
                 raise ConfigurationError(f"{key} must be at least {least}, got {value}")

@@ -9,7 +9,9 @@
     |-- ByzantineBudgetError     a rule cannot tolerate that many Byzantine neighbours in so small a neighbourhood
     |-- DataError                a data set is missing or malformed
     |-- TransportError           a message or an answer did not arrive
+    |   `-- LostError                what a node remembered or sent is gone: its holder died
     |-- NodeFailedError          a node's own computation raised
+    |-- StorageError             a run folder cannot be written
     `-- ResumeError              a recorded run cannot be continued
 
 A message states the rule that was broken and the values that broke it. What a *peer* sends never raises any of these:
@@ -45,8 +47,16 @@ class TransportError(DflError):
     """A message or an answer did not arrive."""
 
 
+class LostError(TransportError):
+    """What a node remembered or sent is gone: the process or machine that held it died."""
+
+
 class NodeFailedError(DflError):
     """A node's own computation raised."""
+
+
+class StorageError(DflError):
+    """A run folder cannot be written."""
 
 
 class ResumeError(DflError):

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from flower_dfl import registry
-from flower_dfl.config import RunConfig, flatten, parse
+from flower_dfl import randomness, registry
+from flower_dfl.config import CheckpointConfig, RunConfig, flatten, parse
 from flower_dfl.data.loading import load, partition
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.metrics import StampedTest
@@ -42,6 +42,10 @@ class Experiment:
         shards: Training data of each node.
         test: Held-out data.
         stamped: Held-out data with the attack's trigger, if it has one.
+        test_sample: The part of ``test`` on which rounds before the last are evaluated.
+        stamped_sample: Likewise.
+        num_steps: Mini-batch steps of an average node's local training, a real number.
+        protocol_followers: Nodes that follow the protocol: all of them if there is no attack.
     """
 
     config: RunConfig
@@ -53,6 +57,10 @@ class Experiment:
     shards: tuple[LabelledData, ...]
     test: LabelledData
     stamped: StampedTest | None
+    test_sample: LabelledData
+    stamped_sample: StampedTest | None
+    num_steps: float
+    protocol_followers: frozenset[NodeId]
 
     @property
     def learner(self) -> TorchLearner:
@@ -64,20 +72,28 @@ class Experiment:
         """Where training, rules and attacks compute."""
         return self.initial.vector.device
 
-    @property
-    def num_steps(self) -> float:
-        """Mini-batch steps of an average node's local training, a real number."""
-        average = sum(len(shard) for shard in self.shards) / len(self.shards)
-        return self.config.train.epochs * average / self.config.train.batch_size
-
     def is_attacker(self, node: NodeId) -> bool:
         """Return whether the node deviates from the protocol."""
         return self.attack is not None and node in self.network.byzantine
 
-    @property
-    def protocol_followers(self) -> frozenset[NodeId]:
-        """Nodes that follow the protocol: all of them if there is no attack."""
-        return frozenset(node for node in self.network.nodes if not self.is_attacker(node))
+    def is_evaluated(self, node: NodeId, round: int) -> bool:
+        """Return whether a node is evaluated after a round; after the last one every honest node is."""
+        config = self.config
+        if not config.is_due(round) or node in self.network.byzantine:
+            return False
+        return config.eval.nodes == 0 or round == config.num_rounds or node in _evaluated_nodes(self, round)
+
+    def held_out(self, round: int) -> tuple[LabelledData, StampedTest | None]:
+        """Return the test data of a round, plain and stamped; after the last round it is all of them."""
+        last = round == self.config.num_rounds
+        return (self.test, self.stamped) if last else (self.test_sample, self.stamped_sample)
+
+
+@functools.lru_cache(maxsize=4)
+def _evaluated_nodes(experiment: Experiment, round: int) -> frozenset[NodeId]:
+    config, honest = experiment.config, experiment.network.honest
+    order = torch.randperm(len(honest), generator=randomness.generator(config.seed, "evaluated-nodes", round))
+    return frozenset(honest[place] for place in order[: config.eval.nodes].tolist())
 
 
 def build_rules(config: RunConfig) -> tuple[PeerStrategy[Any], Attack | None]:
@@ -98,10 +114,10 @@ def build_experiment(config: RunConfig) -> Experiment:
     device = resolve_device(config.train.device)
     shards = partition(config.data, train_data.labels, config.num_nodes, config.seed)
     module = build_model(config.model, tuple(test.inputs.shape[1:]), test.num_classes, config.seed)
-    stamped = None
-    if attack is not None and attack.trigger is not None:
-        others = test.inputs[test.labels != attack.trigger.target]
-        stamped = StampedTest(attack.trigger.stamp(others, test.input_range).to(device), attack.trigger.target)
+    sample = _sample(test, config)
+    stamped = _stamped(test, attack, device)
+    average = sum(map(len, shards)) / len(shards)
+    attackers = network.byzantine if attack is not None else frozenset()
     return Experiment(
         config=config,
         network=network,
@@ -112,15 +128,36 @@ def build_experiment(config: RunConfig) -> Experiment:
         shards=tuple(train_data.subset(indices).to(device) for indices in shards),
         test=test.to(device),
         stamped=stamped,
+        test_sample=sample.to(device),
+        stamped_sample=stamped if sample is test else _stamped(sample, attack, device),
+        num_steps=config.train.epochs * average / config.train.batch_size,
+        protocol_followers=frozenset(network.nodes) - attackers,
     )
+
+
+def _sample(test: LabelledData, config: RunConfig) -> LabelledData:
+    """Draw the test samples of the rounds before the last."""
+    if not 0 < config.eval.samples < len(test):
+        return test
+    order = torch.randperm(len(test), generator=randomness.generator(config.seed, "test-samples"))
+    return test.subset(order[: config.eval.samples])
+
+
+def _stamped(test: LabelledData, attack: Attack | None, device: torch.device) -> StampedTest | None:
+    """Put the attack's trigger on the test samples of the other classes."""
+    if attack is None or attack.trigger is None:
+        return None
+    others = test.inputs[test.labels != attack.trigger.target]
+    return StampedTest(attack.trigger.stamp(others, test.input_range).to(device), attack.trigger.target)
 
 
 def experiment_for(config: RunConfig) -> Experiment:
     """Return the experiment of a configuration, from this process's cache if it is there.
 
-    Where results go is no part of it.
+    Where results go is no part of it, nor how often they are saved.
     """
-    return _cached(json.dumps(flatten(replace(config, results_dir="")), sort_keys=True))
+    same = replace(config, results_dir="", checkpoint=CheckpointConfig())
+    return _cached(json.dumps(flatten(same), sort_keys=True))
 
 
 @functools.lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ class Expectation:
         dimension: Number of trainable parameters ``d``.
         buffer_size: Number of float-buffer values.
         with_base: Whether the message must carry the sender's base.
+        staleness: How many rounds older than ``round`` a message may be.
         device: Where the rule runs.
     """
 
@@ -32,6 +33,7 @@ class Expectation:
     dimension: int
     buffer_size: int = 0
     with_base: bool = False
+    staleness: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
@@ -40,7 +42,8 @@ def screen(messages: Iterable[Update], expected: Expectation) -> tuple[tuple[Upd
 
     A message is dropped for an unknown sender, a wrong round, a tensor of the wrong type, dtype, shape or with values
     that are not finite, a missing base, and claims that are not positive whole numbers. If a sender sent more than one
-    message, all of them are dropped: the order of arrival must not decide which one counts.
+    message of the same round, all of them are dropped: the order of arrival must not decide which one counts. A message
+    of an earlier round gives way to one of this round from the same sender.
 
     Order of arrival never matters. A base that the rule did not ask for is removed. A digest is kept: transports fill
     it only where the engine itself computed it, and drop what a peer may have sent in its place.
@@ -54,9 +57,11 @@ def screen(messages: Iterable[Update], expected: Expectation) -> tuple[tuple[Upd
             known.append(message)
         else:
             rejected.append(Rejection(sender if type(sender) is int else -1, "unknown sender"))
-    counts = Counter(message.sender for message in known)
+    counts = Counter(_origin(message) for message in known)
     for message in known:
-        reason = "duplicate sender" if counts[message.sender] > 1 else _fault(message, expected)
+        reason = "duplicate sender" if counts[_origin(message)] > 1 else _fault(message, expected)
+        if reason is None and message.round < expected.round and counts[message.sender, expected.round] > 0:
+            reason = "superseded"
         if reason is not None:
             rejected.append(Rejection(message.sender, reason))
         else:
@@ -67,8 +72,13 @@ def screen(messages: Iterable[Update], expected: Expectation) -> tuple[tuple[Upd
     )
 
 
+def _origin(message: Update) -> tuple[NodeId, object]:
+    """Return what at most one message may have: sender and round."""
+    return message.sender, message.round if type(message.round) is int else None
+
+
 def _fault(message: Update, expected: Expectation) -> str | None:
-    if type(message.round) is not int or message.round != expected.round:
+    if type(message.round) is not int or not expected.round - expected.staleness <= message.round <= expected.round:
         return "wrong round"
     tensors: list[tuple[str, object, int]] = [
         ("vector", message.vector, expected.dimension),

@@ -1,67 +1,120 @@
-"""Who talks to whom, and who is Byzantine."""
+"""Who talks to whom in which round, who is Byzantine, and which messages arrive."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 import networkx as nx
 
 from flower_dfl import registry
+from flower_dfl.conditions import Conditions, Fate
 from flower_dfl.config import RunConfig
-from flower_dfl.topologies.checking import check_graph
+from flower_dfl.topologies.checking import check_graph, check_schedule
 from flower_dfl.topologies.mixing import metropolis
 from flower_dfl.topologies.placement import Placement, place
 from flower_dfl.types import NodeId
 from flower_dfl.validation import check_known
 
-__all__ = ["HIGHEST_LABELS", "Network", "build_network"]
+__all__ = ["HIGHEST_LABELS", "Links", "Network", "build_network"]
 
 HIGHEST_LABELS = "highest-labels"
+_STATIC = "static"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Network:
-    """The communication graph and its adversaries.
+class Links:
+    """The communication graph of one round.
 
     Attributes:
-        graph: Undirected, connected, on the labels ``0..n-1``.
-        byzantine: Nodes under the adversary's control.
+        graph: Undirected, on the labels ``0..n-1``.
         neighbours: Open neighbourhood of every node.
     """
 
     graph: "nx.Graph[int]"
-    byzantine: frozenset[NodeId]
     neighbours: Mapping[NodeId, frozenset[NodeId]]
 
-    @property
-    def nodes(self) -> range:
-        """All nodes."""
-        return range(len(self.neighbours))
-
-    @property
-    def honest(self) -> tuple[NodeId, ...]:
-        """The honest nodes, ascending."""
-        return tuple(node for node in self.nodes if node not in self.byzantine)
+    @classmethod
+    def of(cls, graph: "nx.Graph[int]") -> "Links":
+        """Read the neighbourhoods off a graph."""
+        return cls(graph, {node: frozenset(graph.neighbors(node)) for node in range(len(graph))})
 
     def mixing_weights(self, node: NodeId) -> dict[NodeId, float]:
         """Return the Metropolis-Hastings weight of each neighbour."""
         return metropolis(self.graph, node)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """The communication graphs, their adversaries and their troubles.
+
+    Attributes:
+        graph: What the topology drew: connected, on the labels ``0..n-1``. The adversary is placed on it.
+        byzantine: Nodes under the adversary's control.
+        conditions: What goes wrong between nodes.
+        schedule: Graph of each round; None where it is ``graph`` in every round.
+    """
+
+    graph: "nx.Graph[int]"
+    byzantine: frozenset[NodeId]
+    conditions: Conditions
+    schedule: Callable[[int], "nx.Graph[int]"] | None = None
+
+    @property
+    def nodes(self) -> range:
+        """All nodes."""
+        return range(len(self.graph))
+
+    @property
+    def honest(self) -> tuple[NodeId, ...]:
+        """The honest nodes, ascending."""
+        return tuple(node for node in self.nodes if node not in self.byzantine)
+
+    def links(self, round: int) -> Links:
+        """Return the graph of a round."""
+        return _links(self, round if self.schedule is not None else 0)
+
+    def fates(self, receiver: NodeId, round: int) -> dict[NodeId, Fate]:
+        """Return what becomes of each message to a node in a round, by sender."""
+        senders = sorted(self.links(round).neighbours[receiver])
+        return {sender: self.conditions.fate(sender, receiver, round) for sender in senders}
+
+    def arrivals(self, receiver: NodeId, round: int) -> list[tuple[NodeId, int]]:
+        """Return sender and round of each message that arrives while a node closes a round: late ones last."""
+        on_time = [(sender, round) for sender, fate in self.fates(receiver, round).items() if fate == "delivered"]
+        if round == 1 or self.conditions.config.late_rate == 0:
+            return on_time
+        late = [(sender, round - 1) for sender, fate in self.fates(receiver, round - 1).items() if fate == "late"]
+        return on_time + late
+
+
+@functools.lru_cache(maxsize=8)
+def _links(network: Network, round: int) -> Links:
+    return Links.of(network.graph if network.schedule is None else network.schedule(round))
+
+
 def build_network(config: RunConfig) -> Network:
-    """Draw the graph of a configuration.
+    """Draw the graphs of a configuration.
 
     Raises:
-        TopologyError: It cannot be drawn, or is not a connected graph on ``0..n-1``.
+        TopologyError: One cannot be drawn, the first is not a connected graph on ``0..n-1``, or the graphs of
+            ``network.window`` rounds do not connect all nodes.
     """
     topology = registry.build("topology", config.topology.name, config.topology.params)
     graph = topology(num_nodes=config.num_nodes, num_byzantine=config.num_byzantine, seed=config.seed)
     check_graph(graph, config.num_nodes)
-    return Network(
-        graph,
-        _byzantine_nodes(graph, config),
-        {node: frozenset(graph.neighbors(node)) for node in range(config.num_nodes)},
-    )
+    byzantine = _byzantine_nodes(graph, config)
+    conditions = Conditions(config.network, config.num_nodes, config.seed)
+    rule = registry.build("schedule", config.schedule.name, config.schedule.params)
+    if config.schedule.name == _STATIC:
+        return Network(graph, byzantine, conditions)
+
+    def schedule(round: int) -> "nx.Graph[int]":
+        drawn: nx.Graph[int] = rule(graph=graph, round=round, seed=config.seed)
+        return drawn
+
+    check_schedule(schedule, config.num_nodes, config.num_rounds, config.network.window)
+    return Network(graph, byzantine, conditions, schedule)
 
 
 def _byzantine_nodes(graph: "nx.Graph[int]", config: RunConfig) -> frozenset[NodeId]:

@@ -4,21 +4,25 @@ Message ``t`` to a node makes it collect its neighbours' half-steps of round ``t
 result if that is due, train, and publish its half-step of round ``t``. The message after the last round only aggregates
 and evaluates. Attackers that need to see others (COLLUDING, OMNISCIENT) publish in a second wave of the same round, by
 :func:`strike`, once everybody else has.
+
+A node that is away in a round, whose step failed, or that has just been restored from a checkpoint has no half-step of
+that round: it goes on from the start-of-round model that it has.
 """
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
 from flower_dfl import randomness
-from flower_dfl.errors import ByzantineBudgetError, ConfigurationError
+from flower_dfl.errors import ByzantineBudgetError, ConfigurationError, LostError
 from flower_dfl.experiment import Experiment
 from flower_dfl.ingress import Expectation, screen
-from flower_dfl.metrics import Evaluation, evaluate
+from flower_dfl.metrics import evaluate
 from flower_dfl.strategies.kernels import weighted_mean
 from flower_dfl.training import ModelState, train
 from flower_dfl.transport.base import Memory, Transport
@@ -35,7 +39,7 @@ from flower_dfl.types import (
     RoundContext,
     Update,
 )
-from flower_dfl.vectors import load_buffers
+from flower_dfl.vectors import fingerprint, load_buffers
 
 __all__ = ["NodeFacts", "Report", "aggregate", "attack_context", "node_facts", "play", "receive", "step_name", "strike"]
 
@@ -70,8 +74,11 @@ class Report:
         flags: The rule's remarks.
         rejections: Messages that ingress dropped.
         budget: Byzantine budget that the rule was given in the end.
+        missing: Why a neighbour's message did not arrive.
         bytes_received: Size of the well-formed messages.
-        seconds: Time by step: train, aggregate, evaluate.
+        fingerprint: Of the aggregated model.
+        seconds: Time by step: train, digest, aggregate, evaluate.
+        digests: The rule's digests by sender, where they are recorded; no part of the text form.
     """
 
     node: NodeId
@@ -84,12 +91,15 @@ class Report:
     flags: tuple[str, ...] = ()
     rejections: tuple[Rejection, ...] = ()
     budget: int = 0
+    missing: Mapping[NodeId, str] = field(default_factory=dict)
     bytes_received: int = 0
+    fingerprint: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    digests: Mapping[NodeId, torch.Tensor] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the report as text."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(replace(self, digests={})))
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
@@ -99,6 +109,7 @@ class Report:
         values["scores"] = {
             name: {int(node): score for node, score in scores.items()} for name, scores in values["scores"].items()
         }
+        values["missing"] = {int(node): reason for node, reason in values["missing"].items()}
         values["flags"] = tuple(values["flags"])
         values["rejections"] = tuple(Rejection(**rejection) for rejection in values["rejections"])
         return cls(**values)
@@ -112,30 +123,25 @@ def node_facts(experiment: Experiment, node: NodeId) -> NodeFacts:
 
 def play(experiment: Experiment, node: NodeId, message: int, transport: Transport) -> Report | None:
     """Do what message ``message`` asks of a node; None for the first one, which has nothing to aggregate."""
-    config = experiment.config
-    report = None
-    if message == 1:
-        start, state = experiment.initial, experiment.strategy.init(experiment.initial.vector.clone())
-    else:
-        start, state, report = _close_round(experiment, node, message - 1, transport)
-    if message > config.num_rounds:
-        transport.remember(node, message, Memory(start, None, state))
-        return report
-    began = time.perf_counter()
-    half_step, integers = _train(experiment, node, message, start)
-    memory = Memory(
-        replace(start, integer_buffers=integers), half_step, state, train_seconds=time.perf_counter() - began
-    )
-    if not experiment.is_attacker(node):
-        if transport.shares_digests:
-            half_step = _with_digest(experiment, half_step)
-            memory = replace(memory, half_step=half_step)
-        letter = _as_letter(experiment, half_step)
-        transport.publish(node, message, dict.fromkeys(sorted(experiment.network.neighbours[node]), letter))
-    elif experiment.attack is not None and experiment.attack.knowledge is Knowledge.LOCAL:
-        view = AttackView(half_step, (half_step,), (experiment.shards[node],))
-        _publish_attack(experiment, node, message, view, transport)
-    transport.remember(node, message, memory)
+    config, attack = experiment.config, experiment.attack
+    memory, report = _recall(experiment, node, message, transport), None
+    start, state = memory.start, memory.strategy_state
+    if message > 1:
+        start, state, report = _close_round(experiment, node, message - 1, memory, transport)
+    half_step, integers, seconds = None, None, dict[str, float]()
+    letters: Mapping[NodeId, Update] = {}
+    if message <= config.num_rounds and experiment.network.conditions.is_present(node, message):
+        half_step, integers, seconds["train"] = _timed(_train, experiment, node, message, start)
+        if not experiment.is_attacker(node):
+            if transport.shares_digests:
+                half_step, seconds["digest"] = _timed(_with_digest, experiment, half_step)
+            letter = _as_letter(experiment, half_step)
+            letters = dict.fromkeys(sorted(experiment.network.links(message).neighbours[node]), letter)
+        elif attack is not None and attack.knowledge is Knowledge.LOCAL:
+            view = AttackView(half_step, (half_step,), (experiment.shards[node],))
+            letters = _attack_letters(experiment, node, message, view, transport)
+    memory = Memory(message, start, half_step, state, integers, seconds)
+    transport.commit(node, memory, letters, "" if report is None else report.to_json())
     return report
 
 
@@ -149,41 +155,67 @@ def step_name(message: int, num_rounds: int) -> str:
 
 
 def strike(experiment: Experiment, node: NodeId, round: int, transport: Transport) -> None:
-    """Let an attacker that needs to see others craft and publish: the second wave of a round."""
+    """Let an attacker that needs to see others craft and publish: the second wave of a round.
+
+    Who is away in this round is neither seen nor heard.
+    """
     network, attack = experiment.network, experiment.attack
     if attack is None or attack.knowledge is Knowledge.LOCAL:
         return
-    colluders = sorted(network.byzantine)
-    seen = list(network.honest) if attack.knowledge is Knowledge.OMNISCIENT else []
-    half_steps = [update.to(experiment.device) for update in transport.half_steps([*colluders, *seen], round)]
-    byzantine, honest = tuple(half_steps[: len(colluders)]), tuple(half_steps[len(colluders) :])
+    seen = network.honest if attack.knowledge is Knowledge.OMNISCIENT else ()
+    half_steps = [u.to(experiment.device) for u in transport.half_steps([*sorted(network.byzantine), *seen], round)]
+    byzantine = tuple(update for update in half_steps if update.sender in network.byzantine)
+    own = next((update for update in byzantine if update.sender == node), None)
+    if own is None:
+        return
     view = AttackView(
-        own=byzantine[colluders.index(node)],
+        own=own,
         byzantine=byzantine,
-        byzantine_data=tuple(experiment.shards[colluder] for colluder in colluders),
-        honest=honest,
+        byzantine_data=tuple(experiment.shards[update.sender] for update in byzantine),
+        honest=tuple(update for update in half_steps if update.sender not in network.byzantine),
     )
-    _publish_attack(experiment, node, round, view, transport)
+    transport.publish(node, round, _attack_letters(experiment, node, round, view, transport))
 
 
-def receive(experiment: Experiment, node: NodeId, round: int, own: Update, transport: Transport) -> Inbox:
-    """Collect and screen the round's messages, and compute the digests that no engine has computed yet."""
-    neighbours = experiment.network.neighbours[node]
+def receive(
+    experiment: Experiment, node: NodeId, round: int, own: Update, transport: Transport
+) -> tuple[Inbox, dict[NodeId, str]]:
+    """Collect and screen the round's messages, and compute the digests that no engine has computed yet.
+
+    Returns:
+        The inbox, and why a neighbour's message did not arrive; ``silent`` is a neighbour that sent none.
+    """
+    network, config = experiment.network, experiment.config
+    links = network.links(round)
     with_base = Need.SENDER_BASE in experiment.strategy.needs
     expected = Expectation(
-        neighbours, round, own.vector.numel(), own.buffers.numel(), with_base, device=experiment.device
+        links.neighbours[node],
+        round,
+        own.vector.numel(),
+        own.buffers.numel(),
+        with_base,
+        config.network.staleness,
+        experiment.device,
     )
-    received, rejected = screen(transport.collect(node, round, sorted(neighbours)), expected)
-    mixing = experiment.network.mixing_weights(node)
+    arrivals = network.arrivals(node, round)
+    letters = _collect(experiment, node, arrivals, transport)
+    missing: dict[NodeId, str] = {s: fate for s, fate in network.fates(node, round).items() if fate != "delivered"}
+    came = {letter.sender for letter in letters}
+    missing |= {
+        s: "silent" for s, sent in arrivals if sent == round and s not in came and not _spares(experiment, node, s)
+    }
+    received, rejected = screen(letters, expected)
+    mixing = links.mixing_weights(node)
     if not experiment.is_attacker(node) and bool(torch.isfinite(own.vector).all()):
         own = _with_digest(experiment, own)
         received = tuple(_with_digest(experiment, update) for update in received)
-    return Inbox(
+    inbox = Inbox(
         own=own if with_base else replace(own, base=None),
         received=received,
         mixing_weights=torch.tensor([mixing[update.sender] for update in received], dtype=torch.float64),
         rejected=rejected,
     )
+    return inbox, missing
 
 
 def aggregate(
@@ -194,7 +226,7 @@ def aggregate(
     A node whose own model is not finite keeps it: it has diverged, and no rule can say whom it should believe.
     """
     config, network, rule = experiment.config, experiment.network, experiment.strategy
-    budget = len(network.neighbours[node] & network.byzantine)
+    budget = len(network.links(round).neighbours[node] & network.byzantine)
     if not bool(torch.isfinite(inbox.own.vector).all()):
         own_only = {update.sender: float(update.sender == node) for update in inbox.members}
         return Aggregate(inbox.own.vector, memory.strategy_state, own_only, flags=("own-not-finite",)), budget
@@ -236,7 +268,7 @@ def attack_context(experiment: Experiment, node: NodeId, round: int, base: torch
         round=round,
         num_rounds=experiment.config.num_rounds,
         byzantine=network.byzantine,
-        neighbours=network.neighbours,
+        neighbours=network.links(round).neighbours,
         lr=experiment.config.train.lr,
         seed=experiment.config.seed,
         learner=experiment.learner,
@@ -245,46 +277,105 @@ def attack_context(experiment: Experiment, node: NodeId, round: int, base: torch
     )
 
 
+def _recall(experiment: Experiment, node: NodeId, message: int, transport: Transport) -> Memory:
+    """Return the node's memory; at first, or where it is lost and failures are skipped, the common start."""
+    skips = experiment.config.on_node_failure == "skip"
+    memory = None
+    try:
+        memory = transport.recall(node, message)
+    except LostError:
+        if not skips:
+            raise
+    if memory is not None:
+        return memory.to(experiment.device)
+    if message > 1 and not skips:
+        raise LostError(f"node {node} has no memory of round {message - 1}")
+    return Memory(0, experiment.initial, None, experiment.strategy.init(experiment.initial.vector.clone()))
+
+
 def _close_round(
-    experiment: Experiment, node: NodeId, round: int, transport: Transport
+    experiment: Experiment, node: NodeId, round: int, memory: Memory, transport: Transport
 ) -> tuple[ModelState, Any, Report]:
-    """Receive, aggregate and evaluate a round."""
-    memory = transport.recall(node, round).to(experiment.device)
-    own = memory.half_step
-    if own is None:
-        raise ConfigurationError(f"node {node} has no half-step of round {round}: its training is over")
+    """Receive, aggregate and evaluate a round; a node that took no part in it only evaluates what it has."""
+    if memory.round < round or memory.half_step is None:
+        start, state, report = memory.start, memory.strategy_state, Report(node, round, flags=("absent",))
+    else:
+        start, state, report = _aggregate_round(experiment, node, memory, memory.half_step, transport)
     began = time.perf_counter()
-    inbox = receive(experiment, node, round, own, transport)
+    if experiment.is_evaluated(node, round):
+        start.load(experiment.module)
+        test, stamped = experiment.held_out(round)
+        evaluation = evaluate(experiment.learner, start.vector, test, stamped)
+        report = replace(
+            report,
+            accuracy=evaluation.accuracy,
+            attack_success_rate=evaluation.attack_success_rate,
+            diverged=evaluation.diverged,
+        )
+    seconds = {**report.seconds, "evaluate": time.perf_counter() - began}
+    return start, state, replace(report, fingerprint=fingerprint(start.vector, start.buffers), seconds=seconds)
+
+
+def _aggregate_round(
+    experiment: Experiment, node: NodeId, memory: Memory, own: Update, transport: Transport
+) -> tuple[ModelState, Any, Report]:
+    """Receive and aggregate the round that the node has entered with its memory."""
+    began, round = time.perf_counter(), memory.round
+    inbox, missing = receive(experiment, node, round, own, transport)
     if experiment.is_attacker(node):
         result, budget = _honest_track(experiment, inbox, memory), 0
     else:
         result, budget = aggregate(experiment, node, round, inbox, memory)
-    start = ModelState(result.vector, _mix_buffers(inbox, result.weights), memory.start.integer_buffers)
-    aggregated = time.perf_counter()
-    evaluation = Evaluation(0.0, None, diverged=False)
-    due = experiment.config.is_due(round) and node not in experiment.network.byzantine
-    if due:
-        start.load(experiment.module)
-        evaluation = evaluate(experiment.learner, start.vector, experiment.test, experiment.stamped)
+    start = ModelState(result.vector, _mix_buffers(inbox, result.weights), memory.integer_buffers or ())
     report = Report(
         node=node,
         round=round,
-        accuracy=evaluation.accuracy if due else None,
-        attack_success_rate=evaluation.attack_success_rate,
-        diverged=evaluation.diverged,
         weights=result.weights,
         scores=result.scores,
         flags=result.flags,
         rejections=inbox.rejected,
         budget=budget,
+        missing=missing,
         bytes_received=sum(_size(update) for update in inbox.received),
-        seconds={
-            "train": memory.train_seconds,
-            "aggregate": aggregated - began,
-            "evaluate": time.perf_counter() - aggregated,
-        },
+        seconds={**memory.seconds, "aggregate": time.perf_counter() - began},
+        digests=_recorded_digests(experiment, inbox),
     )
     return start, result.state, report
+
+
+def _collect(
+    experiment: Experiment, node: NodeId, arrivals: list[tuple[NodeId, int]], transport: Transport
+) -> tuple[Update, ...]:
+    """Collect letters; where failures are skipped, one whose holder died is a letter that never came."""
+    try:
+        return transport.collect(node, arrivals)
+    except LostError:
+        if experiment.config.on_node_failure != "skip":
+            raise
+    found: list[Update] = []
+    for arrival in arrivals:
+        with suppress(LostError):
+            found += transport.collect(node, [arrival])
+    return tuple(found)
+
+
+def _spares(experiment: Experiment, receiver: NodeId, sender: NodeId) -> bool:
+    """Return whether a sender has nothing to say to a receiver: attackers do not lie to one another."""
+    return experiment.is_attacker(receiver) and experiment.is_attacker(sender)
+
+
+def _recorded_digests(experiment: Experiment, inbox: Inbox) -> dict[NodeId, torch.Tensor]:
+    if not experiment.config.record_digests:
+        return {}
+    return {update.sender: update.digest.cpu() for update in inbox.members if update.digest is not None}
+
+
+def _timed(work: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - adds the seconds to any result
+    """Return what a function returns, and how long it took as one value more."""
+    began = time.perf_counter()
+    result = work(*arguments)
+    seconds = time.perf_counter() - began
+    return (*result, seconds) if isinstance(result, tuple) else (result, seconds)
 
 
 def _honest_track(experiment: Experiment, inbox: Inbox, memory: Memory) -> Aggregate[None]:
@@ -328,16 +419,18 @@ def _train(
     return half_step, trained.integer_buffers
 
 
-def _publish_attack(experiment: Experiment, node: NodeId, round: int, view: AttackView, transport: Transport) -> None:
+def _attack_letters(
+    experiment: Experiment, node: NodeId, round: int, view: AttackView, transport: Transport
+) -> dict[NodeId, Update]:
     """Craft one message for each honest neighbour; equal vectors share one letter, and one digest."""
     attack = experiment.attack
+    letters: dict[NodeId, Update] = {}
     if attack is None:
-        return
+        return letters
     context = attack_context(experiment, node, round, view.own.base)
     load_buffers(experiment.module, view.own.buffers, ())
-    letters: dict[NodeId, Update] = {}
     distinct: list[Update] = []
-    for receiver in sorted(experiment.network.neighbours[node] - experiment.network.byzantine):
+    for receiver in sorted(context.neighbours[node] - experiment.network.byzantine):
         vector = attack.craft(view, receiver, context)
         letter = next((known for known in distinct if torch.equal(known.vector, vector)), None)
         if letter is None:
@@ -347,7 +440,7 @@ def _publish_attack(experiment: Experiment, node: NodeId, round: int, view: Atta
             letter = _as_letter(experiment, letter)
             distinct.append(letter)
         letters[receiver] = letter
-    transport.publish(node, round, letters)
+    return letters
 
 
 def _with_digest(experiment: Experiment, update: Update) -> Update:

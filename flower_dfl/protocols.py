@@ -26,7 +26,7 @@ from flower_dfl.types import (
     Update,
 )
 
-__all__ = ["Attack", "PeerStrategy", "Topology"]
+__all__ = ["Attack", "PeerStrategy", "Schedule", "Topology"]
 
 
 @runtime_checkable
@@ -90,4 +90,15 @@ class Topology(Protocol):
 
     def __call__(self, num_nodes: int, num_byzantine: int, seed: int) -> "nx.Graph[int]":
         """Return a connected undirected graph; the Byzantine nodes are the ``num_byzantine`` highest labels."""
+        ...
+
+
+class Schedule(Protocol):
+    """A function that makes the communication graph change from round to round."""
+
+    def __call__(self, graph: "nx.Graph[int]", round: int, seed: int) -> "nx.Graph[int]":
+        """Return the graph of a round, from 1: undirected, on the labels of ``graph``, in which nodes may be isolated.
+
+        Depends on the arguments and on nothing else; ``graph``, which the topology drew, stays as it is.
+        """
         ...

@@ -4,18 +4,22 @@ Lines are written as rounds end, so that an interrupted run leaves everything up
 does not grow with the number of rounds. All accuracies, rates and shares are fractions in [0, 1].
 """
 
+import fcntl
+import hashlib
 import json
 import os
 import platform
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import safetensors.torch
 import tomli_w
@@ -23,13 +27,27 @@ from torch import Tensor
 
 from flower_dfl.code_version import code_version
 from flower_dfl.config import RunConfig, flatten, nest
-from flower_dfl.errors import ConfigurationError
+from flower_dfl.errors import ConfigurationError, ResumeError, StorageError
 from flower_dfl.metrics import consensus_distance
 from flower_dfl.network import Network
 from flower_dfl.node import NodeFacts, Report
 from flower_dfl.types import NodeId
 
-__all__ = ["RoundSummary", "RunWriter", "create_run_folder", "end_unfinished", "read_lines", "summarise_round"]
+__all__ = [
+    "RoundSummary",
+    "RunWriter",
+    "create_run_folder",
+    "end_unfinished",
+    "read_lines",
+    "reopen",
+    "storing",
+    "summarise_round",
+    "write_json",
+]
+
+_RECORDS = ("rounds.jsonl", "edges.jsonl", "failures.jsonl")
+_CHUNK = 1 << 20
+_LOCK_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +120,13 @@ def summarise_round(lines: Iterable[Mapping[str, Any]]) -> RoundSummary:
     )
 
 
+def reopen(folder: Path, rounds: int) -> None:
+    """Let the summary say that a run goes on after a round, so that nobody takes its old end for the new one."""
+    path = folder / "summary.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, old | {"status": "running", "error": None, "rounds": rounds})
+
+
 def end_unfinished(folder: Path, status: str, error: str) -> None:
     """Record how a run ended whose writer could not, because its process was ended from outside."""
     path = folder / "summary.json"
@@ -109,28 +134,55 @@ def end_unfinished(folder: Path, status: str, error: str) -> None:
         return
     summary = json.loads(path.read_text(encoding="utf-8"))
     if summary["status"] == "running":
-        _write_json(path, summary | {"status": status, "error": error})
+        write_json(path, summary | {"status": status, "error": error})
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What the summary adds up over the rounds."""
+
+    rounds: int = 0
+    bytes: int = 0
+    missing: int = 0
+    failed: int = 0
+    restarts: int = 0
+    seconds: float = 0.0
+    edges: dict[str, list[int]] = field(default_factory=lambda: {"byzantine": [0, 0], "honest": [0, 0]})  # kept, all
+    last: dict[str, Any] | None = None
 
 
 class RunWriter:
     """Writes one run folder; as a context manager it also records how the run ended.
 
     ``summary.json`` is there from the start, with status ``running``, and is renewed after every round.
+
+    Args:
+        folder: An existing folder.
+        config: What is run.
+        network: Its graphs.
+        engine: What runs it.
+        mark: Where a resumed run goes on, as :meth:`mark` gave it; None begins anew, whatever the folder holds.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, network: Network, engine: str) -> None:
+    def __init__(
+        self, folder: Path, config: RunConfig, network: Network, engine: str, mark: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder = folder
+        self._config = config
         self._network = network
         self._began = time.perf_counter()
-        self._last: RoundSummary | None = None
-        self._completed = 0
-        self._bytes = 0
-        self._edges = {"byzantine": [0, 0], "honest": [0, 0]}  # kept, all
-        self._summarise("running", None)
-        (folder / "config.toml").write_text(tomli_w.dumps(nest(flatten(config))), encoding="utf-8")
-        _write_json(folder / "environment.json", _environment(engine))
-        self._rounds: IO[str] = (folder / "rounds.jsonl").open("a", encoding="utf-8")
-        self._edge_lines: IO[str] = (folder / "edges.jsonl").open("a", encoding="utf-8")
+        self._counts = _Counts()
+        if mark is None:
+            (folder / "config.toml").write_text(tomli_w.dumps(nest(flatten(config))), encoding="utf-8")
+            write_json(folder / "environment.json", _environment(engine, config))
+        self._files: dict[str, _RecordFile] = {}
+        with ExitStack() as opened:
+            for name in _RECORDS:
+                self._files[name] = _RecordFile(folder / name)
+                opened.callback(self._files[name].close)
+            self.rewind(mark)
+            self._summarise("running", None)
+            opened.pop_all()  # from here on __exit__ closes them
 
     def __enter__(self) -> Self:
         return self
@@ -139,12 +191,38 @@ class RunWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del trace
-        self._rounds.close()
-        self._edge_lines.close()
         status = "completed"
         if kind is not None:
             status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
-        self._summarise(status, None if error is None else f"{type(error).__name__}: {error}")
+        for file in self._files.values():
+            file.close()
+        with suppress(StorageError) if error is not None else nullcontext():  # the first error is the cause
+            self._summarise(status, None if error is None else f"{type(error).__name__}: {error}")
+
+    def mark(self) -> dict[str, Any]:
+        """Return where the records are, as JSON values: what :meth:`rewind` needs to come back to this point."""
+        counts = asdict(self._counts) | {"seconds": self._seconds()}
+        return {"counts": counts, "files": {name: file.position() for name, file in self._files.items()}}
+
+    def rewind(self, mark: Mapping[str, Any] | None) -> None:
+        """Cut the records back to a mark; None is the beginning.
+
+        Raises:
+            ResumeError: They are not the records on which the mark was set.
+        """
+        for name, file in self._files.items():
+            file.cut(None if mark is None else mark["files"][name])
+        self._counts = _Counts() if mark is None else _Counts(**mark["counts"])
+        self._began = time.perf_counter()
+
+    def failure(self, round: int, node: NodeId, cause: str, consequence: str) -> None:
+        """Record a step that failed, and what was done about it."""
+        line = {"round": round, "node": node, "cause": cause, "consequence": consequence}
+        self._files["failures.jsonl"].append([line])
+        if consequence == "skip":
+            self._counts.failed += 1
+        elif consequence == "restart":
+            self._counts.restarts += 1
 
     def nodes(self, facts: Iterable[NodeFacts]) -> None:
         """Write who takes part, with which data and which neighbours."""
@@ -152,11 +230,11 @@ class RunWriter:
             asdict(fact)
             | {
                 "byzantine": fact.node in self._network.byzantine,
-                "neighbours": sorted(self._network.neighbours[fact.node]),
+                "neighbours": sorted(self._network.links(1).neighbours[fact.node]),
             }
             for fact in sorted(facts, key=lambda fact: fact.node)
         ]
-        _write_json(self.folder / "nodes.json", {"nodes": described})
+        write_json(self.folder / "nodes.json", {"nodes": described})
 
     def round(self, reports: Iterable[Report], distances: Mapping[NodeId, float]) -> RoundSummary:
         """Write one round.
@@ -167,15 +245,31 @@ class RunWriter:
         """
         ordered = sorted(reports, key=lambda report: report.node)
         lines = [self._node_line(report, distances) for report in ordered]
-        _append(self._rounds, lines)
-        _append(self._edge_lines, [line for report in ordered for line in self._edge_lines_of(report)])
+        self._digests(ordered)
+        self._files["rounds.jsonl"].append(lines)
+        self._files["edges.jsonl"].append(line for report in ordered for line in self._edge_lines_of(report))
         summary = summarise_round(lines)
-        self._completed = summary.round
-        self._bytes += sum(line["bytes_received"] for line in lines)
+        self._counts.rounds = summary.round
+        self._counts.bytes += sum(line["bytes_received"] for line in lines)
+        self._counts.missing += sum(sum(line["missing"].values()) for line in lines)
         if summary.accuracy_mean is not None:
-            self._last = summary
+            self._counts.last = asdict(summary)
         self._summarise("running", None)
         return summary
+
+    def _digests(self, reports: Iterable[Report]) -> None:
+        """Write the digest of every message of a round; equivocators are shown by what their lowest receiver got."""
+        by_sender: dict[str, Tensor] = {}
+        round = 0
+        for report in reports:
+            round = report.round
+            for sender, digest in report.digests.items():
+                by_sender.setdefault(f"node-{sender}", digest)
+        if by_sender:
+            (self.folder / "digests").mkdir(exist_ok=True)
+            path = self.folder / "digests" / f"round-{round}.safetensors"
+            with storing(path):
+                path.write_bytes(safetensors.torch.save(by_sender))
 
     def checkpoint(self, models: Iterable[tuple[NodeId, Tensor, Tensor]]) -> None:
         """Write each node's final vector and float buffers, one file a node."""
@@ -185,8 +279,9 @@ class RunWriter:
             path = folder / f"node-{node}.safetensors"
             temporary = path.with_suffix(".partial")
             tensors = {"vector": vector.cpu()} | ({"buffers": buffers.cpu()} if buffers.numel() else {})
-            safetensors.torch.save_file(tensors, temporary)
-            temporary.replace(path)
+            with storing(path):
+                temporary.write_bytes(safetensors.torch.save(tensors))
+                temporary.replace(path)
 
     def _node_line(self, report: Report, distances: Mapping[NodeId, float]) -> dict[str, Any]:
         byzantine = report.node in self._network.byzantine
@@ -201,54 +296,130 @@ class RunWriter:
             "budget": report.budget,
             "flags": list(report.flags),
             "rejected": len(report.rejections),
+            "missing": dict(sorted(Counter(report.missing.values()).items())),
+            "fingerprint": report.fingerprint,
             "bytes_received": report.bytes_received,
             "seconds": {step: round(seconds, 6) for step, seconds in report.seconds.items()},
         }
 
     def _edge_lines_of(self, report: Report) -> Iterable[dict[str, Any]]:
         rejected = {rejection.sender: rejection.reason for rejection in report.rejections}
-        for sender in sorted(self._network.neighbours[report.node]):
+        took_part = bool(report.weights)
+        for sender in sorted(self._network.links(report.round).neighbours[report.node]) if took_part else ():
             weight = report.weights.get(sender, 0.0)
-            if report.node not in self._network.byzantine:
-                counts = self._edges["byzantine" if sender in self._network.byzantine else "honest"]
+            missing = report.missing.get(sender) if sender not in report.weights else None
+            if report.node not in self._network.byzantine and missing is None:
+                counts = self._counts.edges["byzantine" if sender in self._network.byzantine else "honest"]
                 counts[0] += weight > 0
                 counts[1] += 1
-            yield {
-                "round": report.round,
-                "receiver": report.node,
-                "sender": sender,
-                "weight": _finite(weight),
-                "scores": {name: _finite(values[sender]) for name, values in report.scores.items() if sender in values},
-            } | ({"rejected": rejected[sender]} if sender in rejected else {})
+            yield (
+                {
+                    "round": report.round,
+                    "receiver": report.node,
+                    "sender": sender,
+                    "weight": _finite(weight),
+                    "scores": {name: _finite(of[sender]) for name, of in report.scores.items() if sender in of},
+                }
+                | ({"rejected": rejected[sender]} if sender in rejected else {})
+                | ({"missing": missing} if missing is not None else {})
+            )
+
+    def _seconds(self) -> float:
+        return self._counts.seconds + time.perf_counter() - self._began
 
     def _summarise(self, status: str, error: str | None) -> None:
-        last = self._last
-        shares = {kind: kept / total if total else None for kind, (kept, total) in self._edges.items()}
-        _write_json(
+        counts = self._counts
+        last = counts.last or {}
+        shares = {kind: kept / total if total else None for kind, (kept, total) in counts.edges.items()}
+        write_json(
             self.folder / "summary.json",
             {
                 "status": status,
                 "error": error,
-                "rounds": self._completed,
-                "honest_accuracy_mean": last and last.accuracy_mean,
-                "honest_accuracy_min": last and last.accuracy_min,
-                "attack_success_rate_mean": last and last.attack_success_rate_mean,
-                "attack_success_rate_max": last and last.attack_success_rate_max,
-                "consensus_distance": last and _finite(last.consensus_distance),
+                "rounds": counts.rounds,
+                "honest_accuracy_mean": last.get("accuracy_mean"),
+                "honest_accuracy_min": last.get("accuracy_min"),
+                "attack_success_rate_mean": last.get("attack_success_rate_mean"),
+                "attack_success_rate_max": last.get("attack_success_rate_max"),
+                "consensus_distance": _finite(last.get("consensus_distance")),
                 "byzantine_kept": shares["byzantine"],
                 "honest_kept": shares["honest"],
-                "bytes_total": self._bytes,
-                "diverged_nodes": list(last.diverged) if last else [],
-                "seconds_total": round(time.perf_counter() - self._began, 3),
+                "bytes_total": counts.bytes,
+                "missing_messages": counts.missing,
+                "failed_steps": counts.failed,
+                "restarts": counts.restarts,
+                "diverged_nodes": list(last.get("diverged", ())),
+                "seconds_total": round(self._seconds(), 3),
             },
         )
 
 
-def _environment(engine: str) -> dict[str, Any]:
+class _RecordFile:
+    """A file of JSON lines that can be cut back to where it once was.
+
+    A running hash tells whether what is kept is still what was written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with storing(path):
+            self._file = path.open("a+b")
+        self._lock()
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def _lock(self) -> None:
+        """Make sure that no other process writes; an engine that was killed may take a moment to end."""
+        deadline = time.monotonic() + _LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ResumeError(f"another process still writes {self._path}") from error
+                time.sleep(0.1)
+            else:
+                return
+
+    def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Write lines; those of one call are written together."""
+        data = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
+        with storing(self._path):
+            self._file.write(data)
+            self._file.flush()
+        self._hash.update(data)
+        self._size += len(data)
+
+    def position(self) -> dict[str, Any]:
+        """Return how long the file is, and the hash of what it holds."""
+        return {"size": self._size, "sha256": self._hash.hexdigest()}
+
+    def cut(self, position: Mapping[str, Any] | None) -> None:
+        """Go back to a position; None is the beginning."""
+        self._size = 0 if position is None else int(position["size"])
+        self._hash = hashlib.sha256()
+        self._file.seek(0)
+        left = self._size
+        while left > 0 and (part := self._file.read(min(left, _CHUNK))):
+            self._hash.update(part)
+            left -= len(part)
+        if position is not None and (left > 0 or self._hash.hexdigest() != position["sha256"]):
+            raise ResumeError(f"{self._path} does not hold what was written up to the checkpoint: it is damaged")
+        if os.fstat(self._file.fileno()).st_size != self._size:
+            self._file.truncate(self._size)
+
+    def close(self) -> None:
+        """Close the file; what could not be written has been reported already."""
+        with suppress(OSError):
+            self._file.close()
+
+
+def _environment(engine: str, config: RunConfig) -> dict[str, Any]:
     packages = ("flwr", "networkx", "numpy", "ray", "scipy", "torch", "torchvision")
     return {
         "engine": engine,
         "code_version": code_version(),
+        "config": flatten(config),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
@@ -267,12 +438,18 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and abs(value) < float("inf") else None
 
 
-def _append(file: IO[str], lines: Iterable[Mapping[str, Any]]) -> None:
-    file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
-    file.flush()
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Name the file in the error of writing it: a full disk, a folder that is gone."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a file of JSON as a whole, or not at all."""
     temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with storing(path):
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.replace(path)

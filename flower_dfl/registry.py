@@ -1,7 +1,8 @@
 """Components by name.
 
-``build("strategy", "dfl-dual", {"c2": 1.5})`` returns a strategy object, likewise for attacks. A topology, model, data
-set or partition is a function; building it binds the parameters and leaves the arguments that the engine supplies.
+``build("strategy", "dfl-dual", {"c2": 1.5})`` returns a strategy object, likewise for attacks. A topology, schedule,
+model, data set or partition is a function; building it binds the parameters and leaves the arguments that the engine
+supplies.
 
 A name with a colon is a reference, ``"my_pkg.rules:MyRule"``, so that components of a user's own need no registration.
 Parameters are written in kebab-case or snake_case. Unknown names and keys are errors that list the valid ones. A
@@ -81,10 +82,29 @@ COMPONENTS: Mapping[str, Mapping[str, str]] = {
         "trim-attack": "flower_dfl.attacks.trim_attack:TrimAttack",
     },
     "topology": {
+        "barabasi-albert": "flower_dfl.topologies.barabasi_albert:barabasi_albert",
         "complete": "flower_dfl.topologies.complete:complete",
         "dominated": "flower_dfl.topologies.dominated:dominated",
+        "erdos-renyi": "flower_dfl.topologies.erdos_renyi:erdos_renyi",
+        "file": "flower_dfl.topologies.file:from_file",
+        "grid": "flower_dfl.topologies.grid:grid",
+        "random-regular": "flower_dfl.topologies.random_regular:random_regular",
         "ring": "flower_dfl.topologies.ring:ring",
         "star": "flower_dfl.topologies.star:star",
+        "torus": "flower_dfl.topologies.torus:torus",
+        "two-cliques": "flower_dfl.topologies.two_cliques:two_cliques",
+        "watts-strogatz": "flower_dfl.topologies.watts_strogatz:watts_strogatz",
+    },
+    "schedule": {
+        "edge-failures": "flower_dfl.topologies.edge_failures:edge_failures",
+        "growing": "flower_dfl.topologies.growing:growing",
+        "mobility": "flower_dfl.topologies.mobility:mobility",
+        "one-peer-exponential": "flower_dfl.topologies.one_peer_exponential:one_peer_exponential",
+        "one-peer-hypercube": "flower_dfl.topologies.one_peer_hypercube:one_peer_hypercube",
+        "random-matching": "flower_dfl.topologies.random_matching:random_matching",
+        "random-regular-redrawn": "flower_dfl.topologies.random_regular_redrawn:random_regular_redrawn",
+        "shuffled": "flower_dfl.topologies.shuffled:shuffled",
+        "static": "flower_dfl.topologies.static:static",
     },
     "model": {
         "cnn": "flower_dfl.models.cnn:cnn",
@@ -111,6 +131,7 @@ _SUPPLIED: Mapping[str, frozenset[str]] = {
     "strategy": frozenset(),
     "attack": frozenset(),
     "topology": frozenset({"num_nodes", "num_byzantine", "seed"}),
+    "schedule": frozenset({"graph", "round", "seed"}),
     "model": frozenset({"input_shape", "num_classes"}),
     "data": frozenset({"root"}),
     "partition": frozenset({"labels", "num_nodes", "seed"}),
@@ -135,7 +156,7 @@ def build(kind: str, name: str, params: Mapping[str, Any] | None = None) -> Any:
     """Build a component.
 
     Args:
-        kind: ``"strategy"``, ``"attack"``, ``"topology"``, ``"model"``, ``"data"`` or ``"partition"``.
+        kind: ``"strategy"``, ``"attack"``, ``"topology"``, ``"schedule"``, ``"model"``, ``"data"`` or ``"partition"``.
         name: A registered name, or a reference ``"package.module:attribute"``.
         params: Its parameters.
 

@@ -4,26 +4,29 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from torch import Tensor
 
+from flower_dfl import codec
+from flower_dfl.checkpoint import Checkpoint, load_checkpoint
 from flower_dfl.code_version import code_version
 from flower_dfl.config import RunConfig, parse
-from flower_dfl.errors import ConfigurationError, NodeFailedError, TransportError
+from flower_dfl.errors import ConfigurationError, LostError, NodeFailedError, TransportError
 from flower_dfl.experiment import build_rules
 from flower_dfl.network import Network, build_network
-from flower_dfl.node import NodeFacts, Report, step_name
+from flower_dfl.node import NodeFacts, Report
 from flower_dfl.protocols import Attack
 from flower_dfl.records import RunWriter, create_run_folder
+from flower_dfl.rounds import Failure, Outcome, Wave, play_rounds, rounds_kept
+from flower_dfl.transport.base import Memory
 from flower_dfl.transport.mailbox import Mailbox, is_ray_running
-from flower_dfl.transport.relay import HALF_STEP, MODEL, Relay
-from flower_dfl.types import Knowledge, NodeId
-from flower_dfl.wire import FACTS, FAILURE, REPORT, RUN_FOLDER_VARIABLE, STEP
+from flower_dfl.transport.relay import HALF_STEP, MEMORY, MODEL, Relay
+from flower_dfl.types import Knowledge, NodeId, Update
+from flower_dfl.wire import DIGESTS, FACTS, FAILURE, REPORT, RUN_FOLDER_VARIABLE, STEP
 
 __all__ = ["app"]
 
@@ -32,6 +35,14 @@ _SETTLED = 3.0
 """Seconds without a change after which the number of SuperNodes is taken as final."""
 _GRACE = 30.0
 """Seconds beyond ``node-timeout`` in which the engine must report a dead worker."""
+_POLL = 0.02
+_IDLE_SHARE = 3.0
+"""Seconds of sleep for each second that asking for replies takes, at least."""
+_DELIVERIES = 10
+"""How often a message is sent that went to a worker that had died before."""
+_REDELIVERY_PAUSE = 0.5
+_WORKER_DIED = "its worker process died"
+_NOT_BEGUN = Failure(f"{_WORKER_DIED} before the step began")
 
 app = ServerApp()
 
@@ -45,140 +56,192 @@ def main(grid: Grid, context: Context) -> None:
     given = os.environ.get(RUN_FOLDER_VARIABLE)
     folder = Path(given) if given else create_run_folder(config, Path.cwd())
     print(f"flower-dfl: run folder {folder}", flush=True)  # noqa: T201 - Flower's log is the user's terminal here
-    with RunWriter(folder, config, network, f"flower+{config.transport}") as writer:
-        _Run(grid, config, network, attack, writer).play()
+    checkpoint = load_checkpoint(folder, config)  # the folder of a new run is empty
+    mark = None if checkpoint is None else checkpoint.mark
+    with RunWriter(folder, config, network, f"flower+{config.transport}", mark) as writer:
+        team = _Team(grid, config, network, attack)
+        writer.nodes(team.shake_hands())
+        try:
+            team.restore(checkpoint)
+            play_rounds(config, network, attack, team, writer, resumed=checkpoint)
+        finally:
+            team.close()
     print(f"flower-dfl: completed, results in {folder}", flush=True)  # noqa: T201
 
 
 class _Hub(Protocol):
     """The server's end of a transport."""
 
-    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]: ...
+    def distances_to_mean(self, nodes: list[NodeId]) -> list[float]: ...
 
-    def models(self, round: int, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Tensor, Tensor]]: ...
+    def memories(self, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Memory]]: ...
+
+    def letters_of(self, sender: NodeId, round: int) -> Mapping[NodeId, Update]: ...
+
+    def restore(
+        self, memories: Mapping[NodeId, Memory], letters: Iterable[tuple[NodeId, int, Mapping[NodeId, Update]]]
+    ) -> None: ...
 
     def close(self) -> None: ...
 
 
-@dataclass
-class _Run:
-    """One run's dialogue with its nodes.
+class _Team:
+    """The nodes of a run behind Flower's messages, and the server's end of their transport."""
 
-    ``relay`` is the server's end of the relay transport, if that is used; ``mailbox_name`` names the mailbox otherwise.
-    """
+    def __init__(self, grid: Grid, config: RunConfig, network: Network, attack: Attack | None) -> None:
+        self._grid = grid
+        self._config = config
+        self._network = network
+        self._attack = attack
+        self._addresses: dict[NodeId, int] = {}
+        self._hub: Mailbox | Relay | None = None
 
-    grid: Grid
-    config: RunConfig
-    network: Network
-    attack: Attack | None
-    writer: RunWriter
-    relay: Relay | None = None
-    mailbox_name: str = ""
-    addresses: dict[NodeId, int] = field(default_factory=dict)
+    def shake_hands(self) -> list[NodeFacts]:
+        """Learn which SuperNode is which node, compare code versions, and collect data facts."""
+        addresses = _wait_for_nodes(self._grid, self._config.num_nodes)
+        self._addresses = dict(enumerate(addresses))  # provisional: addresses are in no order
+        hello = RecordDict({STEP: ConfigRecord({"code-version": code_version()})})
+        replies = self._ask(dict.fromkeys(self._addresses, hello), MessageType.QUERY)
+        facts = {}
+        for place, reply in sorted(replies.items()):
+            if isinstance(reply, Failure):
+                raise NodeFailedError(f"a node failed in the handshake: {reply.cause}")
+            if failure := reply.config_records.get(FAILURE):
+                raise NodeFailedError(f"node {failure['node']!r} failed in the handshake: {failure['error']!s}")
+            facts[place] = NodeFacts(**json.loads(_text(reply, FACTS)))
+        self._addresses = {fact.node: addresses[place] for place, fact in facts.items()}
+        if sorted(self._addresses) != list(self._network.nodes):
+            raise ConfigurationError(
+                f"expected partition-ids 0..{self._config.num_nodes - 1}, got {sorted(self._addresses)}"
+            )
+        return list(facts.values())
 
-    def play(self) -> None:
-        """Shake hands, then send every node message 1 to T + 1."""
-        self._shake_hands()
+    def restore(self, checkpoint: Checkpoint | None) -> None:
+        """Open a new hub, and put the nodes where a checkpoint left them."""
+        self.close()
         # The simulation engine starts Ray beside this thread; that the nodes have answered means that it is up.
-        if self.config.transport == "relay":
-            self.relay = Relay()
-            self._rounds(self.relay)
-        else:
-            mailbox = _open_mailbox(self.config.node_timeout)
-            self.mailbox_name = mailbox.name
-            try:
-                self._rounds(mailbox)
-            finally:
-                mailbox.close()
+        kept = rounds_kept(self._config)
+        hub = Relay(kept) if self._config.transport == "relay" else _open_mailbox(self._config.node_timeout, kept)
+        self._hub = hub
+        if checkpoint is not None:
+            hub.restore(checkpoint.memories, checkpoint.letters)
 
-    def _rounds(self, hub: _Hub) -> None:
-        config, honest = self.config, list(self.network.honest)
-        for message in range(1, config.num_rounds + 2):
-            closes = message - 1
-            due = closes > 0 and config.is_due(closes)
-            replies = self._step("play", message, self.network.nodes, models=due)
-            if self._knowledge is not Knowledge.LOCAL and message <= config.num_rounds:
-                self._step("strike", message, sorted(self.network.byzantine), models=False)
-            if self.relay is not None:
-                self.relay.turn()
-            if closes > 0:
-                reports = [_report(node, replies[node]) for node in self.network.nodes]
-                distances = hub.distances_to_mean(message, honest) if due else []
-                self.writer.round(reports, dict(zip(honest, distances, strict=False)))
-        self.writer.checkpoint(hub.models(config.num_rounds + 1, self.network.nodes))
+    def step(self, wave: Wave, message: int, nodes: Iterable[NodeId]) -> Mapping[NodeId, Outcome]:
+        """Let nodes play a message, or strike in its second wave."""
+        if isinstance(self._hub, Relay) and wave == "play":
+            self._hub.begin(message)
+        outcomes: dict[NodeId, Outcome] = {}
+        open_nodes = list(nodes)
+        for _ in range(_DELIVERIES):
+            replies = self._ask({node: self._content(wave, message, node) for node in open_nodes}, MessageType.TRAIN)
+            outcomes |= {node: self._outcome(node, message, reply) for node, reply in sorted(replies.items())}
+            open_nodes = [node for node in open_nodes if outcomes[node] == _NOT_BEGUN]
+            if not open_nodes:
+                break
+            time.sleep(_REDELIVERY_PAUSE)
+        return outcomes
+
+    def distances_to_mean(self, nodes: list[NodeId]) -> list[float]:
+        """Return each node's distance from the mean of their start-of-round models."""
+        return self._open_hub.distances_to_mean(nodes)
+
+    def memories(self, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Memory]]:
+        """Yield each node's memory, one node at a time."""
+        return self._open_hub.memories(nodes)
+
+    def letters_of(self, sender: NodeId, round: int) -> Mapping[NodeId, Update]:
+        """Return what a node sent in a round, by receiver."""
+        return self._open_hub.letters_of(sender, round)
+
+    def close(self) -> None:
+        """End the hub."""
+        if self._hub is not None:
+            self._hub.close()
+            self._hub = None
+
+    @property
+    def _open_hub(self) -> _Hub:
+        if self._hub is None:
+            raise LostError("the hub of the run is closed")
+        return self._hub
 
     @property
     def _knowledge(self) -> Knowledge:
-        return Knowledge.LOCAL if self.attack is None else self.attack.knowledge
+        return Knowledge.LOCAL if self._attack is None else self._attack.knowledge
 
-    def _step(self, kind: str, message: int, nodes: Iterable[NodeId], *, models: bool) -> dict[NodeId, RecordDict]:
-        """Let nodes play a message, or strike in its second wave; relayed replies are sorted into the next ones."""
-        contents = {node: self._content(kind, message, node, models=models) for node in nodes}
-        replies = self._ask(contents, MessageType.TRAIN, step_name(message, self.config.num_rounds))
-        if self.relay is not None:
-            for node, reply in sorted(replies.items()):
-                self.relay.accept(node, reply)
-        return replies
-
-    def _content(self, kind: str, message: int, node: NodeId, *, models: bool) -> RecordDict:
+    def _content(self, wave: Wave, message: int, node: NodeId) -> RecordDict:
         """Return a message; a relayed one says what its reply must carry, and brings what the node may see."""
-        byzantine, omniscient = self.network.byzantine, self._knowledge is Knowledge.OMNISCIENT
-        seen_by_attackers = omniscient or (self._knowledge is Knowledge.COLLUDING and node in byzantine)
-        wanted = [MODEL] * models + [HALF_STEP] * (kind == "play" and seen_by_attackers)
-        step = ConfigRecord({"kind": kind, "message": message, "mailbox": self.mailbox_name, "wanted": wanted})
-        content = RecordDict({STEP: step})
-        if self.relay is not None and kind == "play":
-            content.update(self.relay.letters_for(node))
-        elif self.relay is not None:
-            content.update(self.relay.half_steps_of([*sorted(byzantine), *(self.network.honest if omniscient else ())]))
+        hub = self._hub
+        mailbox = hub.name if isinstance(hub, Mailbox) else ""
+        wanted = self._wanted(message, node) if isinstance(hub, Relay) and wave == "play" else []
+        content = RecordDict(
+            {STEP: ConfigRecord({"kind": wave, "message": message, "mailbox": mailbox, "wanted": wanted})}
+        )
+        if isinstance(hub, Relay) and wave == "play":
+            arrivals = self._network.arrivals(node, message - 1) if message > 1 else []
+            content.update(hub.letters_for(node, arrivals))
+            content.update(hub.memory_for(node))
+        elif isinstance(hub, Relay):
+            seen = self._network.honest if self._knowledge is Knowledge.OMNISCIENT else ()
+            content.update(hub.half_steps_of([*sorted(self._network.byzantine), *seen]))
         return content
 
-    def _ask(self, contents: Mapping[NodeId, RecordDict], kind: str, when: str) -> dict[NodeId, RecordDict]:
-        """Send one message to each node and return the replies; an error names the node and the cause."""
-        by_address = {self.addresses[node]: node for node in contents}
-        messages = [Message(content, self.addresses[node], kind) for node, content in contents.items()]
-        replies = _send_and_receive(self.grid, messages, self.config.node_timeout + _GRACE)
-        answered = {by_address[reply.metadata.src_node_id]: reply for reply in replies}
-        for node, reply in sorted(answered.items()):
-            if reply.has_error():
-                raise NodeFailedError(f"node {node} failed {when}: {self._cause(reply)}")
-            if failure := reply.content.config_records.get(FAILURE):
-                raise NodeFailedError(f"node {failure['node']!r} failed {when}: {failure['error']!s}")
-        missing = [node for node in contents if node not in answered]
-        if missing:
-            raise NodeFailedError(
-                f"no answer {when} from nodes {missing} within node-timeout = {self.config.node_timeout:.0f} s"
-            )
-        return {node: reply.content for node, reply in answered.items()}
+    def _wanted(self, message: int, node: NodeId) -> list[str]:
+        """Return what a relayed reply must carry beside letters and report."""
+        config, closes = self._config, message - 1
+        saves = config.checkpoint.every and closes > 0 and closes % config.checkpoint.every == 0
+        is_seen = self._knowledge is Knowledge.OMNISCIENT or (
+            self._knowledge is Knowledge.COLLUDING and node in self._network.byzantine
+        )
+        return (
+            [MODEL] * (closes > 0 and config.is_due(closes))
+            + [MEMORY] * bool(saves or closes == config.num_rounds)
+            + [HALF_STEP] * is_seen
+        )
 
-    def _cause(self, reply: Message) -> str:
-        reason = str(reply.error.reason)
-        if "ActorDiedError" in reason or "ActorUnavailableError" in reason:
-            limit = self.config.node_timeout
-            return f"its worker process died: ended after node-timeout = {limit:.0f} s, out of memory, or killed"
-        return f"the engine reports {reason}"
+    def _outcome(self, node: NodeId, message: int, reply: "RecordDict | Failure") -> Outcome:
+        """Read a reply. A worker that died may have handed in its step before, or never have begun it."""
+        if isinstance(reply, Failure):
+            if not isinstance(self._hub, Mailbox) or not reply.cause.startswith(_WORKER_DIED):
+                return reply
+            progress = self._hub.progress(node, message)
+            if progress is None:
+                return _NOT_BEGUN
+            return _stored_report(progress) if progress.startswith("committed:") else reply
+        if failure := reply.config_records.get(FAILURE):
+            return Failure(str(failure["error"]), bool(failure["lost"]))
+        if isinstance(self._hub, Relay):
+            self._hub.accept(node, message, reply)
+        return _report(node, reply)
 
-    def _shake_hands(self) -> None:
-        """Learn which SuperNode is which node, compare code versions, and collect data facts."""
-        addresses = _wait_for_nodes(self.grid, self.config.num_nodes)
-        self.addresses = dict(enumerate(addresses))  # provisional: addresses are in no order
-        hello = RecordDict({STEP: ConfigRecord({"code-version": code_version()})})
-        replies = self._ask(dict.fromkeys(self.addresses, hello), MessageType.QUERY, "in the handshake")
-        facts = {node: NodeFacts(**json.loads(_text(reply, FACTS))) for node, reply in replies.items()}
-        self.addresses = {fact.node: addresses[place] for place, fact in facts.items()}
-        if sorted(self.addresses) != list(self.network.nodes):
-            raise ConfigurationError(
-                f"expected partition-ids 0..{self.config.num_nodes - 1}, got {sorted(self.addresses)}"
-            )
-        self.writer.nodes(facts.values())
+    def _ask(self, contents: Mapping[NodeId, RecordDict], kind: str) -> dict[NodeId, "RecordDict | Failure"]:
+        """Send one message to each node; what comes back is a reply's content, or why there is none."""
+        by_address = {self._addresses[node]: node for node in contents}
+        messages = [Message(content, self._addresses[node], kind) for node, content in contents.items()]
+        replies = _send_and_receive(self._grid, messages, self._config.node_timeout + _GRACE)
+        limit = f"{self._config.node_timeout:.0f} s"
+        found: dict[NodeId, RecordDict | Failure] = dict.fromkeys(
+            contents, Failure(f"no answer within node-timeout = {limit}")
+        )
+        for reply in replies:
+            node = by_address[reply.metadata.src_node_id]
+            found[node] = Failure(_cause(reply, limit)) if reply.has_error() else reply.content
+        return found
 
 
-def _open_mailbox(timeout: float) -> Mailbox:
+def _cause(reply: Message, limit: str) -> str:
+    reason = str(reply.error.reason)
+    if "ActorDiedError" in reason or "ActorUnavailableError" in reason:
+        return f"{_WORKER_DIED}: ended after node-timeout = {limit}, out of memory, killed, or crashed"
+    return f"the engine reports {reason}"
+
+
+def _open_mailbox(timeout: float, kept: int) -> Mailbox:
     if not is_ray_running():
         raise ConfigurationError(
             "transport = 'mailbox' needs Flower's simulation engine; on the deployment engine set transport = 'relay'"
         )
-    return Mailbox(timeout)
+    return Mailbox(timeout, kept)
 
 
 def _wait_for_nodes(grid: Grid, expected: int) -> list[int]:
@@ -206,20 +269,31 @@ def _send_and_receive(grid: Grid, messages: list[Message], patience: float) -> l
     replies: list[Message] = []
     last = time.monotonic()
     while open_ids and time.monotonic() - last < patience:
+        asked = time.monotonic()
         arrived = list(grid.pull_messages(open_ids))
         if arrived:
             last = time.monotonic()
             replies += arrived
             open_ids -= {reply.metadata.reply_to_message_id for reply in arrived}
-        else:
-            time.sleep(0.02)
+        if open_ids:  # asking takes longer the more messages are open; it must not keep the workers from theirs
+            time.sleep(max(_POLL, _IDLE_SHARE * (time.monotonic() - asked)))
     return replies
 
 
-def _report(node: NodeId, reply: RecordDict) -> Report:
+def _stored_report(progress: str) -> Report | None:
+    text = progress.removeprefix("committed:")
+    return Report.from_json(text) if text else None
+
+
+def _report(node: NodeId, reply: RecordDict) -> Report | None:
+    """Read a node's report, if the reply has one, and the digests beside it."""
+    if REPORT not in reply.config_records:
+        return None
     try:
-        return Report.from_json(_text(reply, REPORT))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        report = Report.from_json(_text(reply, REPORT))
+        digests = reply.config_records.get(DIGESTS, ConfigRecord({"data": codec.pack({})}))
+        return replace(report, digests=codec.unpack(digests["data"]))  # type: ignore[arg-type]  # bytes, by us
+    except (ValueError, TypeError, KeyError, AttributeError, TransportError) as error:
         raise TransportError(f"node {node} sent a report that cannot be read: {error}") from error
 
 

@@ -1,12 +1,15 @@
 """What launcher, server and nodes say to each other beside models: names of records and variables."""
 
-__all__ = ["FACTS", "FAILURE", "REPORT", "RUN_FOLDER_VARIABLE", "STEP"]
+__all__ = ["DIGESTS", "FACTS", "FAILURE", "REPORT", "RUN_FOLDER_VARIABLE", "STEP"]
 
 STEP = "step"
 """Server to node: kind of step, message number, transport, code version."""
 
 REPORT = "report"
 """Node to server: the report of the closed round, as JSON."""
+
+DIGESTS = "digests"
+"""Node to server: the rule's digests, where they are recorded."""
 
 FACTS = "facts"
 """Node to server: what is known of the node before the first round, as JSON."""

@@ -87,6 +87,8 @@ def test_the_defaults_are_those_of_the_contract():
         "num-byzantine": 6,
         "topology.name": "dominated",
         "topology.params": "",
+        "schedule.name": "static",
+        "schedule.params": "",
         "strategy.name": "dfl-dual",
         "strategy.params": "",
         "attack.name": "scaling",
@@ -108,10 +110,24 @@ def test_the_defaults_are_those_of_the_contract():
         "train.sampling": "shuffle",
         "train.device": "auto",
         "eval.every": 1,
+        "eval.nodes": 0,
+        "eval.samples": 0,
+        "network.drop-rate": 0.0,
+        "network.late-rate": 0.0,
+        "network.staleness": 0,
+        "network.churn": 0.0,
+        "network.absence": 3,
+        "network.split-start": 0,
+        "network.split-stop": 0,
+        "network.split-parts": 2,
+        "network.window": 0,
+        "checkpoint.every": 10,
         "results-dir": "",
         "transport": "mailbox",
         "budget-policy": "largest",
+        "on-node-failure": "stop",
         "node-timeout": 600.0,
+        "record-digests": False,
     }
 
 
@@ -193,7 +209,7 @@ def test_parameters_of_another_type_are_refused(value):
         ({"train.batchsize": 1}, "unknown configuration key 'train.batchsize'. Did you mean 'train.batch-size'?"),
         ({"train.batch_size": 1}, "unknown configuration key 'train.batch_size'. Did you mean 'train.batch-size'?"),
         ({"strategy.param": ""}, "unknown configuration key 'strategy.param'. Did you mean 'strategy.params'?"),
-        ({"network": {"drop-rate": 0.1}}, "unknown configuration key 'network'."),
+        ({"network": {"latency": 0.1}}, "unknown configuration key 'network.latency'."),
         ({"": 1}, "unknown configuration key ''."),
         ({"seed.x": 1}, "seed must be int, got {'x': 1} (dict)"),
     ],
@@ -357,3 +373,28 @@ def test_a_configuration_cannot_be_changed():
         RunConfig().seed = 1
 
     assert replace(RunConfig(), seed=1).seed == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"network.drop-rate": 1.5}, "network.drop-rate must be in [0, 1], got 1.5"),
+        ({"network.late-rate": -0.1}, "network.late-rate must be in [0, 1], got -0.1"),
+        ({"network.churn": float("nan")}, "network.churn must be in [0, 1], got nan"),
+        ({"network.staleness": 2}, "network.staleness must be 0 or 1, got 2"),
+        ({"network.absence": 0}, "network.absence must be at least 1, got 0"),
+        ({"network.split-parts": 1}, "network.split-parts must be at least 2, got 1"),
+        (
+            {"network.split-start": 5, "network.split-stop": 4},
+            "network.split-start must be in 0..split-stop, got 5 and 4",
+        ),
+        ({"network.split-stop": 4}, "rounds start at 1: network.split-start = 0, split-stop = 4"),
+        ({"network.window": -1}, "network.window must be at least 0, got -1"),
+        ({"checkpoint.every": -1}, "checkpoint.every must be at least 0, got -1"),
+        ({"eval.nodes": -1}, "eval.nodes must be at least 0, got -1"),
+        ({"eval.samples": -1}, "eval.samples must be at least 0, got -1"),
+        ({"on-node-failure": "ignore"}, "on-node-failure must be 'stop' or 'skip' or 'restart', got 'ignore' (str)"),
+    ],
+)
+def test_troubles_that_cannot_be_are_refused(table, message):
+    assert refusal(table) == message

@@ -167,9 +167,52 @@ def test_of_any_mixture_of_messages_exactly_the_well_formed_ones_remain_in_any_o
     accepted, rejected = screen(messages, EXPECTED)
     again, rejected_again = screen(shuffled, EXPECTED)
 
-    wanted = [sender for sender, kind in enumerate(kinds, 1) if kind == "good" and sender not in twice]
+    # A second message of the same round takes both out; one that claims another round says nothing about this one.
+    elsewhere = {kind for kind, (change, _) in FAULTS.items() if "round" in change}
+    wanted = [
+        sender
+        for sender, kind in enumerate(kinds, 1)
+        if (kind == "good" and sender not in twice) or (kind in elsewhere and sender in twice)
+    ]
     assert senders_of(accepted) == senders_of(again) == wanted
     assert len(rejected) == len(messages) - len(wanted)
     assert sorted(r.reason for r in rejected) == sorted(r.reason for r in rejected_again)
     assert rejected == rejected_again
     assert all(torch.equal(a.vector, b.vector) for a, b in zip(accepted, again, strict=True))
+
+
+LENIENT = replace(EXPECTED, staleness=1)
+
+
+def test_a_message_one_round_old_counts_where_that_is_allowed():
+    old, fresh = good(1, round=4), good(2)
+
+    accepted, rejected = screen([old, fresh], LENIENT)
+
+    assert [(u.sender, u.round) for u in accepted] == [(1, 4), (2, 5)]
+    assert rejected == ()
+
+
+def test_an_old_message_gives_way_to_a_fresh_one_of_the_same_sender_in_any_order():
+    old, fresh = good(1, round=4), good(1)
+
+    for messages in ([old, fresh], [fresh, old]):
+        accepted, rejected = screen(messages, LENIENT)
+
+        assert [u.round for u in accepted] == [5]
+        assert [(r.sender, r.reason) for r in rejected] == [(1, "superseded")]
+
+
+@pytest.mark.parametrize("round", [3, 6])
+def test_older_and_future_messages_are_rejected_all_the_same(round):
+    accepted, rejected = screen([good(1, round=round)], LENIENT)
+
+    assert accepted == ()
+    assert [r.reason for r in rejected] == ["wrong round"]
+
+
+def test_two_old_messages_of_one_sender_are_both_dropped():
+    accepted, rejected = screen([good(1, round=4), good(1, round=4)], LENIENT)
+
+    assert accepted == ()
+    assert [r.reason for r in rejected] == ["duplicate sender"] * 2

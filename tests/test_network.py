@@ -16,7 +16,7 @@ def test_the_highest_labels_are_byzantine_unless_told_otherwise():
 
     assert network.byzantine == {6, 7}
     assert network.honest == (0, 1, 2, 3, 4, 5)
-    assert network.neighbours[0] == {1, 7}
+    assert network.links(1).neighbours[0] == {1, 7}
 
 
 def test_a_placement_chooses_the_byzantine_nodes():
@@ -37,7 +37,7 @@ def test_a_random_placement_follows_the_seed():
 def test_at_most_k_byzantine_neighbours():
     network = _network(**{"placement.name": "bounded", "placement.params": "k = 1"})
 
-    assert all(len(network.neighbours[node] & network.byzantine) <= 1 for node in network.honest)
+    assert all(len(network.links(1).neighbours[node] & network.byzantine) <= 1 for node in network.honest)
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_a_placement_that_cannot_be_is_refused(settings, error, message):
 
 
 def test_mixing_weights_are_those_of_metropolis_and_hastings():
-    assert _network().mixing_weights(0) == pytest.approx({1: 1 / 3, 7: 1 / 3})
+    assert _network().links(1).mixing_weights(0) == pytest.approx({1: 1 / 3, 7: 1 / 3})

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from flower_dfl.config import EvalConfig, RunConfig, TrainConfig
-from flower_dfl.errors import ByzantineBudgetError, ConfigurationError
+from flower_dfl import randomness
+from flower_dfl.conditions import Conditions
+from flower_dfl.config import EvalConfig, NetworkConfig, RunConfig, TrainConfig
+from flower_dfl.errors import ByzantineBudgetError, ConfigurationError, LostError
 from flower_dfl.experiment import Experiment
 from flower_dfl.metrics import StampedTest
 from flower_dfl.network import Network
@@ -18,10 +20,10 @@ from flower_dfl.node import NodeFacts, Report, attack_context, node_facts, play,
 from flower_dfl.protocols import Attack, PeerStrategy
 from flower_dfl.strategies.average import Average
 from flower_dfl.strategies.dfl_dual import DflDual
-from flower_dfl.training import ModelState, one_thread
+from flower_dfl.training import ModelState, one_thread, train
 from flower_dfl.transport.memory import MemoryTransport
 from flower_dfl.types import Aggregate, Knowledge, LabelledData, Need, Rejection
-from flower_dfl.vectors import parameter_vector
+from flower_dfl.vectors import fingerprint, parameter_vector
 
 NAN, INF = float("nan"), float("inf")
 HONEST, BYZANTINE = (0, 1, 2), 3
@@ -45,14 +47,30 @@ def batch_norm():
     return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
 
 
+class History(MemoryTransport):
+    """Remembers every memory, for the tests to look at."""
+
+    def __init__(self, rounds_kept=1):
+        super().__init__(rounds_kept)
+        self._history = {}
+
+    def commit(self, node, memory, letters, report):
+        self._history[node, memory.round] = memory
+        super().commit(node, memory, letters, report)
+
+    def at(self, node, round):
+        return self._history[node, round]
+
+
 def build(strategy=None, attack=None, *, module=None, graph=None, byzantine=(BYZANTINE,), stamped=None, **settings):
     torch.manual_seed(0)
     module = nn.Linear(5, 3) if module is None else module
     graph = nx.complete_graph(4) if graph is None else graph
     settings = {"num_rounds": 3, "train": TrainConfig(lr=0.1, batch_size=6)} | settings
+    config = RunConfig(num_nodes=len(graph), num_byzantine=len(byzantine), **settings)
     return Experiment(
-        config=RunConfig(num_nodes=len(graph), num_byzantine=len(byzantine), **settings),
-        network=Network(graph, frozenset(byzantine), {i: frozenset(graph[i]) for i in graph}),
+        config=config,
+        network=Network(graph, frozenset(byzantine), Conditions(config.network, len(graph), config.seed)),
         strategy=Average() if strategy is None else strategy,
         attack=attack,
         module=module,
@@ -60,6 +78,10 @@ def build(strategy=None, attack=None, *, module=None, graph=None, byzantine=(BYZ
         shards=tuple(shard(10 + node) for node in graph),
         test=shard(1, 30),
         stamped=stamped,
+        test_sample=shard(1, 30),
+        stamped_sample=stamped,
+        num_steps=config.train.epochs * 12 / config.train.batch_size,
+        protocol_followers=frozenset(graph) - (frozenset(byzantine) if attack is not None else frozenset()),
     )
 
 
@@ -75,33 +97,33 @@ def message(experiment, number, transport, order=None):
 
 def one_round(experiment, transport=None):
     """Play messages 1 and 2; return the reports of round 1 and the transport."""
-    transport = MemoryTransport() if transport is None else transport
+    transport = History() if transport is None else transport
     message(experiment, 1, transport)
     return message(experiment, 2, transport), transport
 
 
 def half_steps(transport, nodes=range(4), round=1):
-    return [transport.recall(node, round).half_step.vector for node in nodes]
+    return [transport.at(node, round).half_step.vector for node in nodes]
 
 
 def start(transport, node, round=2):
-    return transport.recall(node, round).start.vector
+    return transport.at(node, round).start.vector
 
 
-class Tampering(MemoryTransport):
+class Tampering(History):
     """What node 3 sends is changed on its way; None loses it."""
 
     def __init__(self, change):
         super().__init__()
         self._change = change
 
-    def collect(self, receiver, round, senders):
-        letters = super().collect(receiver, round, senders)
+    def collect(self, receiver, expected):
+        letters = super().collect(receiver, expected)
         changed = [self._change(u) if u.sender == BYZANTINE else [u] for u in letters]
         return tuple(letter for letters in changed for letter in letters)
 
 
-class OwnDigests(MemoryTransport):
+class OwnDigests(History):
     shares_digests: ClassVar[bool] = False
 
 
@@ -225,38 +247,38 @@ class Sends(Attack):
 
 
 def test_the_first_message_trains_and_publishes_and_has_nothing_to_report():
-    experiment, transport = build(), MemoryTransport()
+    experiment, transport = build(), History()
 
     report = play(experiment, 0, 1, transport)
 
     assert report is None
-    (letter,) = transport.collect(1, 1, [0])
+    (letter,) = transport.collect(1, [(0, 1)])
     assert torch.equal(letter.vector, half_steps(transport, [0])[0])
     assert not torch.equal(letter.vector, experiment.initial.vector)
     assert (letter.sender, letter.round, letter.num_examples, letter.epochs, letter.batch_size) == (0, 1, 12, 1, 6)
 
 
 def test_a_letter_goes_to_neighbours_only():
-    experiment, transport = build(graph=nx.path_graph(4)), MemoryTransport()
+    experiment, transport = build(graph=nx.path_graph(4)), History()
 
     message(experiment, 1, transport)
 
-    assert [u.sender for u in transport.collect(1, 1, range(4))] == [0, 2]
-    assert [u.sender for u in transport.collect(0, 1, range(4))] == [1]
+    assert [u.sender for u in transport.collect(1, [(sender, 1) for sender in range(4)])] == [0, 2]
+    assert [u.sender for u in transport.collect(0, [(sender, 1) for sender in range(4)])] == [1]
 
 
 @pytest.mark.parametrize("asks", [frozenset(), frozenset({Need.SENDER_BASE})])
 def test_the_base_travels_only_where_the_rule_asks_for_it(asks):
-    experiment, transport = build(Spy(asks)), MemoryTransport()
+    experiment, transport = build(Spy(asks)), History()
 
     message(experiment, 1, transport)
 
-    (letter,) = transport.collect(1, 1, [0])
+    (letter,) = transport.collect(1, [(0, 1)])
     assert (letter.base is not None) == bool(asks)
 
 
 def test_every_node_draws_batches_of_its_own():
-    experiment, transport = build(), MemoryTransport()
+    experiment, transport = build(), History()
     experiment = replace(experiment, shards=(experiment.shards[0],) * 4)
 
     message(experiment, 1, transport)
@@ -267,7 +289,7 @@ def test_every_node_draws_batches_of_its_own():
 def test_all_nodes_start_from_the_same_model_and_train_differently():
     _, transport = one_round(build())
 
-    starts = [transport.recall(node, 1).start.vector for node in range(4)]
+    starts = [transport.at(node, 1).start.vector for node in range(4)]
     assert all(torch.equal(vector, starts[0]) for vector in starts)
     assert len({tuple(vector.tolist()) for vector in half_steps(transport)}) == 4
 
@@ -291,7 +313,7 @@ def test_mixing_weights_are_those_of_the_graph():
 
 
 def test_the_order_in_which_nodes_are_played_does_not_matter():
-    experiment, forwards, backwards = build(Average("metropolis")), MemoryTransport(), MemoryTransport()
+    experiment, forwards, backwards = build(Average("metropolis")), History(), History()
 
     for number in (1, 2, 3, 4):
         message(experiment, number, forwards)
@@ -307,20 +329,18 @@ def test_another_seed_draws_other_batches():
 
 
 def test_the_last_message_only_aggregates():
-    experiment, transport = build(num_rounds=1), MemoryTransport()
+    experiment, transport = build(num_rounds=1), History()
 
     message(experiment, 1, transport)
     reports = message(experiment, 2, transport)
 
-    assert transport.recall(0, 2).half_step is None
-    assert transport.collect(1, 2, [0]) == ()
+    assert transport.at(0, 2).half_step is None
+    assert transport.collect(1, [(0, 2)]) == ()
     assert reports[0].round == 1
-    with pytest.raises(ConfigurationError, match=r"^node 0 has no half-step of round 2: its training is over$"):
-        play(experiment, 0, 3, transport)
 
 
 def test_honest_nodes_are_evaluated_when_it_is_due_and_attackers_never():
-    experiment, transport = build(eval=EvalConfig(every=2), num_rounds=3), MemoryTransport()
+    experiment, transport = build(eval=EvalConfig(every=2), num_rounds=3), History()
 
     reports = {number - 1: message(experiment, number, transport) for number in (1, 2, 3, 4)}
 
@@ -350,7 +370,7 @@ def test_bytes_are_those_of_the_well_formed_messages():
     _, transport = one_round(build(), OwnDigests())
     reports, _ = one_round(build(), Tampering(lambda u: [replace(u, vector=u.vector * NAN)]))
 
-    assert transport.recall(0, 1).half_step.vector.numel() == 18
+    assert transport.at(0, 1).half_step.vector.numel() == 18
     assert reports[0].bytes_received == 2 * 18 * 4
 
 
@@ -406,12 +426,12 @@ def test_an_inbox_of_nothing_but_garbage_leaves_the_node_at_its_half_step():
 
 
 def test_a_node_whose_own_model_is_not_finite_keeps_it_and_says_so():
-    experiment, transport = build(DflDual(iterations=2)), MemoryTransport()
+    experiment, transport = build(DflDual(iterations=2)), History()
     message(experiment, 1, transport)
-    memory = transport.recall(0, 1)
+    memory = transport.at(0, 1)
     broken = memory.half_step.vector.clone()
     broken[3] = NAN
-    transport.remember(0, 1, replace(memory, half_step=replace(memory.half_step, vector=broken)))
+    transport.commit(0, replace(memory, half_step=replace(memory.half_step, vector=broken)), {}, "")
 
     report = play(experiment, 0, 2, transport)
 
@@ -424,11 +444,11 @@ def test_a_node_whose_own_model_is_not_finite_keeps_it_and_says_so():
 
 
 def test_a_diverged_node_does_not_infect_its_neighbours():
-    experiment, transport = build(), MemoryTransport()
+    experiment, transport = build(), History()
     message(experiment, 1, transport)
-    memory = transport.recall(0, 1)
+    memory = transport.at(0, 1)
     broken = replace(memory.half_step, vector=memory.half_step.vector * NAN)
-    transport.remember(0, 1, replace(memory, half_step=broken))
+    transport.commit(0, replace(memory, half_step=broken), {}, "")
     transport.publish(0, 1, dict.fromkeys((1, 2, 3), broken))
 
     reports = message(experiment, 2, transport)
@@ -451,7 +471,7 @@ def test_the_largest_policy_gives_a_rule_the_largest_budget_it_can_carry(largest
 
 
 def test_the_error_policy_stops_with_the_rules_own_error():
-    experiment, transport = build(Limited(1), byzantine=(2, 3), budget_policy="error"), MemoryTransport()
+    experiment, transport = build(Limited(1), byzantine=(2, 3), budget_policy="error"), History()
     message(experiment, 1, transport)
 
     with pytest.raises(ByzantineBudgetError, match=r"^needs f <= 1, got f=2$"):
@@ -459,7 +479,7 @@ def test_the_error_policy_stops_with_the_rules_own_error():
 
 
 def test_a_rule_that_cannot_even_carry_nobody_stops_the_run_under_either_policy():
-    experiment, transport = build(Limited(-1), budget_policy="largest"), MemoryTransport()
+    experiment, transport = build(Limited(-1), budget_policy="largest"), History()
     message(experiment, 1, transport)
 
     with pytest.raises(ByzantineBudgetError, match=r"got f=0$"):
@@ -482,7 +502,7 @@ def test_the_budget_is_the_number_of_byzantine_neighbours():
     ],
 )
 def test_a_rule_that_returns_another_shape_or_dtype_is_an_error(vector, described):
-    experiment, transport = build(Returns(vector)), MemoryTransport()
+    experiment, transport = build(Returns(vector)), History()
     message(experiment, 1, transport)
 
     with pytest.raises(ConfigurationError, match=rf"must return a float32 vector of shape \(18,\), {described}$"):
@@ -516,7 +536,7 @@ def test_a_reference_rule_is_told_who_follows_the_protocol():
 def test_a_rule_is_told_round_base_and_rates():
     rule = Spy()
     experiment = build(rule, seed=5, train=TrainConfig(lr=0.1, batch_size=8, epochs=2))
-    transport = MemoryTransport()
+    transport = History()
     for number in (1, 2, 3):
         message(experiment, number, transport)
 
@@ -529,13 +549,13 @@ def test_a_rule_is_told_round_base_and_rates():
 
 def test_state_goes_in_and_comes_out_for_every_node_separately():
     rule = Spy()
-    experiment, transport = build(rule), MemoryTransport()
+    experiment, transport = build(rule), History()
     for number in (1, 2, 3, 4):
         message(experiment, number, transport)
 
     states = [state for _, context, state in rule.seen if context.node == 1]
     assert states == [0, 1, 2]
-    assert transport.recall(1, 4).strategy_state == 3
+    assert transport.at(1, 4).strategy_state == 3
 
 
 def test_with_shared_digests_each_distinct_message_is_digested_once():
@@ -559,9 +579,7 @@ def test_without_shared_digests_every_receiver_digests_for_itself():
 
 def test_shared_digests_change_no_bit_of_the_result():
     rule = DflDual(iterations=3, per_class=2)
-    shared, separate = (
-        one_round(build(rule, Eavesdropper(Knowledge.LOCAL)), t)[1] for t in (MemoryTransport(), OwnDigests())
-    )
+    shared, separate = (one_round(build(rule, Eavesdropper(Knowledge.LOCAL)), t)[1] for t in (History(), OwnDigests()))
 
     assert all(torch.equal(start(shared, i), start(separate, i)) for i in range(4))
 
@@ -581,7 +599,7 @@ def test_every_inbox_comes_with_the_digests():
 )
 def test_an_attack_sees_what_its_knowledge_allows_and_nothing_else(knowledge, byzantine, honest):
     attack = Eavesdropper(knowledge)
-    experiment, transport = build(attack=attack, byzantine=(2, 3)), MemoryTransport()
+    experiment, transport = build(attack=attack, byzantine=(2, 3)), History()
 
     message(experiment, 1, transport)
 
@@ -599,16 +617,16 @@ def test_an_attack_sees_what_its_knowledge_allows_and_nothing_else(knowledge, by
 @pytest.mark.parametrize("knowledge", Knowledge)
 def test_an_attack_crafts_one_message_for_each_honest_neighbour(knowledge):
     attack = Eavesdropper(knowledge)
-    experiment, transport = build(attack=attack, byzantine=(2, 3)), MemoryTransport()
+    experiment, transport = build(attack=attack, byzantine=(2, 3)), History()
 
     message(experiment, 1, transport)
 
     assert [(context.node, receiver) for _, receiver, context in attack.views] == [(2, 0), (2, 1), (3, 0), (3, 1)]
     own = half_steps(transport, [3])[0]
     for receiver in (0, 1):
-        (letter,) = transport.collect(receiver, 1, [3])
+        (letter,) = transport.collect(receiver, [(3, 1)])
         assert torch.equal(letter.vector, own + receiver)
-    assert transport.collect(2, 1, [3]) == ()
+    assert transport.collect(2, [(3, 1)]) == ()
 
 
 def test_what_an_attacker_sends_changes_what_honest_nodes_average():
@@ -639,13 +657,13 @@ def test_an_attacker_is_told_the_graph_and_the_round():
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0)])
 def test_an_attacker_is_told_its_base_and_asks_its_own_model_whoever_came_before(order):
     attack = Questioner()
-    experiment, transport = build(attack=attack, byzantine=(2, 3), module=batch_norm()), MemoryTransport()
+    experiment, transport = build(attack=attack, byzantine=(2, 3), module=batch_norm()), History()
     for number in (1, 2):
         message(experiment, number, transport, order)
 
     for node in (2, 3):
-        begun, trained = transport.recall(node, 2).start, half_steps(transport, [node], 2)[0]
-        for occasion, buffers in (("poison", begun.buffers), ("craft", transport.recall(node, 2).half_step.buffers)):
+        begun, trained = transport.at(node, 2).start, half_steps(transport, [node], 2)[0]
+        for occasion, buffers in (("poison", begun.buffers), ("craft", transport.at(node, 2).half_step.buffers)):
             told, scores = attack.seen[occasion, 2, node]
             assert torch.equal(told.base, begun.vector)
             assert not torch.equal(told.base, trained)
@@ -693,36 +711,36 @@ def test_without_an_attack_byzantine_nodes_follow_the_protocol():
 
 def test_float_buffers_are_averaged_with_the_rules_weights_and_integer_ones_stay():
     experiment = build(Weighted(), module=batch_norm())
-    transport = MemoryTransport()
+    transport = History()
     message(experiment, 1, transport)
-    half = {node: transport.recall(node, 1).half_step for node in (0, 1)}
-    memory = transport.recall(0, 1)
-    transport.remember(0, 1, replace(memory, start=replace(memory.start, integer_buffers=(torch.tensor(77),))))
+    half = {node: transport.at(node, 1).half_step for node in (0, 1)}
+    memory = transport.at(0, 1)
+    transport.commit(0, replace(memory, integer_buffers=(memory.integer_buffers[0] + 77,)), {}, "")
 
     play(experiment, 0, 2, transport)
 
-    mixed = transport.recall(0, 2).start
+    mixed = transport.at(0, 2).start
     assert not torch.equal(half[0].buffers, half[1].buffers)
     assert torch.allclose(mixed.buffers, (half[0].buffers + half[1].buffers) / 2, atol=1e-7)
     assert [int(b) for b in mixed.integer_buffers] == [79]  # two batches of its own training went by
 
 
 def test_a_rules_learner_has_the_buffers_of_the_nodes_own_start():
-    experiment, transport = build(Asks(), module=batch_norm()), MemoryTransport()
+    experiment, transport = build(Asks(), module=batch_norm()), History()
     for number in (1, 2, 3):
         message(experiment, number, transport)
 
     of_round_two = [(node, scores) for node, number, scores in experiment.strategy.seen if number == 2]
     assert [node for node, _ in of_round_two] == [0, 1, 2, 3]
     for node, scores in of_round_two:
-        transport.recall(node, 2).start.load(experiment.module)
+        transport.at(node, 2).start.load(experiment.module)
         assert torch.equal(scores, experiment.learner.logits(start(transport, node), experiment.test.inputs))
 
 
 def test_a_digest_is_taken_with_the_senders_buffers_whoever_computes_it():
     rule, reports = DflDual(iterations=3, per_class=2), []
 
-    for transport in (MemoryTransport(), OwnDigests()):
+    for transport in (History(), OwnDigests()):
         experiment = build(rule, module=batch_norm())
         message(experiment, 1, transport)
         message(experiment, 2, transport)
@@ -732,11 +750,11 @@ def test_a_digest_is_taken_with_the_senders_buffers_whoever_computes_it():
 
 
 def test_a_model_is_evaluated_with_its_own_buffers():
-    experiment, transport = build(Limited(5), module=batch_norm()), MemoryTransport()
+    experiment, transport = build(Limited(5), module=batch_norm()), History()
     message(experiment, 1, transport)
-    memory = transport.recall(0, 1)
+    memory = transport.at(0, 1)
     shifted = memory.half_step.buffers + torch.tensor([-9.0, 9, -9, 9, 0, 0, 0, 0])  # four means, four variances
-    transport.remember(0, 1, replace(memory, half_step=replace(memory.half_step, buffers=shifted)))
+    transport.commit(0, replace(memory, half_step=replace(memory.half_step, buffers=shifted)), {}, "")
 
     report = play(experiment, 0, 2, transport)
 
@@ -754,9 +772,9 @@ def test_a_rule_without_weights_keeps_the_nodes_own_buffers():
 
     _, transport = one_round(experiment)
 
-    own = transport.recall(0, 1).half_step.buffers
+    own = transport.at(0, 1).half_step.buffers
     assert own.numel() == 8
-    assert torch.equal(transport.recall(0, 2).start.buffers, own)
+    assert torch.equal(transport.at(0, 2).start.buffers, own)
 
 
 def test_a_message_with_broken_buffers_is_rejected():
@@ -817,3 +835,170 @@ def test_the_facts_of_a_node_count_its_labels():
 )  # fmt: skip
 def test_the_moment_of_a_message_is_named(number, when):
     assert step_name(number, num_rounds=5) == when
+
+
+def troubled(strategy=None, attack=None, **network):
+    return build(strategy, attack, network=NetworkConfig(**network))
+
+
+def test_a_node_that_is_away_keeps_its_model_and_its_neighbours_do_without_it():
+    rule = Spy()
+    experiment, transport = troubled(rule, churn=0.3, absence=1), History()
+    present = [[experiment.network.conditions.is_present(node, round) for node in range(4)] for round in (1, 2, 3)]
+    assert present == [[True, False, True, True], [True, True, True, False], [False, True, True, True]]  # of seed 0
+
+    _, _, _, last = (message(experiment, number, transport) for number in (1, 2, 3, 4))
+
+    assert last[0].flags == ("absent",)
+    assert last[0].accuracy is not None
+    assert torch.equal(start(transport, 0, 4), start(transport, 0, 3))
+    assert transport.at(0, 3).half_step is None
+    assert last[1].missing == {0: "absent"}
+    assert set(last[1].weights) == {1, 2, 3}
+
+
+def test_a_node_that_comes_back_trains_on_from_its_old_model():
+    experiment, transport = troubled(churn=0.3, absence=1), History()
+    for number in (1, 2):
+        message(experiment, number, transport)
+
+    assert transport.at(1, 1).half_step is None
+    batches = randomness.generator(0, "batches", 2, 1)
+    moved = train(experiment.module, experiment.initial, experiment.shards[1], experiment.config.train, batches)
+    assert torch.equal(half_steps(transport, [1], 2)[0], moved.vector)
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_late_message_comes_with_its_own_round_and_counts_if_it_is_not_too_old(staleness):
+    rule = Spy()
+    experiment, transport = troubled(rule, late_rate=0.35, staleness=staleness), History(rounds_kept=2)
+    late = [[experiment.network.conditions.is_late(node, round) for node in range(4)] for round in (1, 2)]
+    assert late == [[False, False, False, True], [False, True, False, True]]  # of seed 0
+
+    message(experiment, 1, transport)
+    first = message(experiment, 2, transport)
+    second = message(experiment, 3, transport)
+
+    assert first[0].missing == {3: "late"}
+    assert second[0].missing == {1: "late", 3: "late"}
+    inbox = next(inbox for inbox, context, _ in rule.seen if (context.node, context.round) == (0, 2))
+    assert [(u.sender, u.round) for u in inbox.received] == [(2, 2)] + [(3, 1)] * staleness
+    assert inbox.rejected == (() if staleness else (Rejection(3, "wrong round"),))
+
+
+def test_a_lost_message_is_missing_in_one_direction_only():
+    experiment, transport = troubled(drop_rate=0.25), History()
+    fates = {node: experiment.network.fates(node, 1) for node in range(4)}
+
+    reports, _ = one_round(experiment, transport)
+
+    lost = {(sender, node) for node in fates for sender, fate in fates[node].items() if fate == "dropped"}
+    assert lost
+    assert {(sender, node) for node in range(4) for sender in reports[node].missing} == lost
+    assert any((node, sender) not in lost for sender, node in lost)
+
+
+def test_a_split_network_exchanges_within_its_parts_until_it_heals():
+    experiment, transport = troubled(split_start=1, split_stop=1), History()
+    message(experiment, 1, transport)
+
+    split, healed = message(experiment, 2, transport), message(experiment, 3, transport)
+
+    assert all(list(report.missing.values()) == ["split", "split"] for report in split.values())
+    assert all(not report.missing for report in healed.values())
+
+
+def test_a_neighbour_that_sent_nothing_is_called_silent():
+    reports, _ = one_round(build(), Tampering(lambda update: []))
+
+    assert [reports[node].missing for node in HONEST] == [{3: "silent"}] * 3
+
+
+def test_attackers_see_and_hear_only_who_takes_part():
+    spy = Eavesdropper(Knowledge.OMNISCIENT)
+    experiment, transport = troubled(attack=spy, churn=0.3, absence=1), History()
+    for number in (1, 2, 3):
+        message(experiment, number, transport)
+
+    seen = {view.own.round: {u.sender for u in view.honest} for view, _, _ in spy.views}
+    assert seen == {1: {0, 2}, 3: {1, 2}}  # the attacker itself is away in round 2
+
+
+def test_a_step_that_is_repeated_from_its_inputs_gives_the_same_bytes():
+    experiment, transport = build(Spy()), History()
+    message(experiment, 1, transport)
+    before = transport.at(0, 1)
+
+    first = play(experiment, 0, 2, transport)
+    once = transport.at(0, 2)
+    transport.commit(0, before, {}, "")
+    second = play(experiment, 0, 2, transport)
+
+    assert first.fingerprint == second.fingerprint
+    assert torch.equal(once.half_step.vector, transport.at(0, 2).half_step.vector)
+
+
+def test_a_lost_memory_stops_a_node_unless_failures_are_skipped():
+    class Forgetful(History):
+        def recall(self, node, before):
+            if node == 0 and before == 2:
+                raise LostError("the holder died")
+            return super().recall(node, before)
+
+    for policy in ("stop", "restart"):
+        with pytest.raises(LostError, match=r"^the holder died$"):
+            one_round(build(on_node_failure=policy), Forgetful())
+    reports, transport = one_round(build(on_node_failure="skip"), Forgetful())
+
+    assert reports[0].flags == ("absent",)
+    assert torch.equal(start(transport, 0), transport.at(0, 1).start.vector)
+
+
+def test_a_letter_whose_holder_died_stops_a_node_unless_failures_are_skipped():
+    class Leaky(History):
+        def collect(self, receiver, expected):
+            if any(sender == 3 for sender, _ in expected):
+                raise LostError("the holder died")
+            return super().collect(receiver, expected)
+
+    with pytest.raises(LostError, match=r"^the holder died$"):
+        one_round(build(), Leaky())
+    reports, _ = one_round(build(on_node_failure="skip"), Leaky())
+
+    assert reports[0].missing == {3: "silent"}
+    assert set(reports[0].weights) == {0, 1, 2}
+
+
+def test_the_fingerprint_is_that_of_the_aggregated_model():
+    reports, transport = one_round(build())
+
+    begun = transport.at(1, 2).start
+    assert reports[1].fingerprint == fingerprint(begun.vector, begun.buffers)
+    assert reports[1].fingerprint != fingerprint(half_steps(transport, [1])[0], begun.buffers)
+
+
+def test_digests_are_reported_only_where_they_are_recorded():
+    silent, _ = one_round(build(Spy()))
+    told, transport = one_round(build(Spy(), record_digests=True))
+
+    assert silent[0].digests == {}
+    assert {node: digest.tolist() for node, digest in told[0].digests.items()} == {
+        node: transport.at(node, 1).half_step.vector[:2].tolist() for node in range(4)
+    }
+    assert Report.from_json(told[0].to_json()).digests == {}
+
+
+def test_evaluation_may_leave_out_nodes_and_samples_until_the_last_round():
+    experiment = build(eval=EvalConfig(nodes=1, samples=5))
+    sample = experiment.test.subset(torch.arange(5))
+    experiment, transport = replace(experiment, test_sample=sample), History()
+
+    reports = [message(experiment, number, transport) for number in (1, 2, 3, 4)]
+
+    evaluated = [[node for node in range(4) if report[node].accuracy is not None] for report in reports[1:]]
+    assert [len(nodes) for nodes in evaluated] == [1, 1, 3]
+    assert (5 * reports[1][evaluated[0][0]].accuracy).is_integer()
+    scores = experiment.learner.logits(start(transport, 0, 4), experiment.test.inputs)
+    assert reports[3][0].accuracy == pytest.approx(
+        float((scores.argmax(1) == experiment.test.labels).double().mean()), abs=1e-12
+    )

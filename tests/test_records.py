@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flower_dfl.conditions import Conditions
 from flower_dfl.config import ComponentConfig, RunConfig, parse
-from flower_dfl.errors import ConfigurationError
+from flower_dfl.errors import ConfigurationError, ResumeError, StorageError
 from flower_dfl.network import Network
 from flower_dfl.node import NodeFacts, Report
-from flower_dfl.records import RunWriter, create_run_folder, end_unfinished, read_lines, summarise_round
+from flower_dfl.records import RunWriter, create_run_folder, end_unfinished, read_lines, reopen, summarise_round
 from flower_dfl.types import Rejection
 
 NAN, INF = float("nan"), float("inf")
@@ -19,11 +20,11 @@ CONFIG = RunConfig(num_nodes=4, num_byzantine=1, num_rounds=2)
 
 # Nodes 0, 1, 2 are honest, 3 is Byzantine; a square with one diagonal: 0-1, 1-2, 2-3, 3-0, 0-2.
 GRAPH = nx.Graph([(0, 1), (1, 2), (2, 3), (3, 0), (0, 2)])
-NETWORK = Network(GRAPH, frozenset({3}), {node: frozenset(GRAPH[node]) for node in range(4)})
+NETWORK = Network(GRAPH, frozenset({3}), Conditions(CONFIG.network, 4, 0))
 
 
 def report(node, round=1, **changes):
-    neighbours = NETWORK.neighbours[node]
+    neighbours = NETWORK.links(1).neighbours[node]
     weights = dict.fromkeys([node, *neighbours], 1 / (len(neighbours) + 1))
     return replace(
         Report(
@@ -38,7 +39,7 @@ def round_of_reports(round=1):
     return [
         report(3, round, accuracy=None),
         report(1, round, accuracy=0.7, attack_success_rate=0.1, weights={0: 0.5, 1: 0.5, 2: 0.0}),
-        report(0, round, accuracy=0.5, attack_success_rate=0.0, budget=1, flags=("alone",),
+        report(0, round, accuracy=0.5, attack_success_rate=0.0, budget=1, flags=("alone",), fingerprint="00ff",
                seconds={"train": 0.12345678}),
         report(2, round, accuracy=0.9, attack_success_rate=0.2, weights={0: 0.4, 1: 0.3, 2: 0.3},
                rejections=(Rejection(3, "vector: not finite"),)),
@@ -142,6 +143,8 @@ def test_a_round_is_one_line_a_node_sorted(tmp_path):
         "budget": 1,
         "flags": ["alone"],
         "rejected": 0,
+        "missing": {},
+        "fingerprint": "00ff",
         "bytes_received": 100,
         "seconds": {"train": 0.123457},
     }
@@ -200,6 +203,9 @@ def test_the_summary_of_a_run_is_worked_by_hand(tmp_path):
         "byzantine_kept": 0.5,  # node 0 kept node 3, node 2 did not, in both rounds
         "honest_kept": pytest.approx(5 / 6),  # six directed edges between honest nodes; node 1 left node 2 out
         "bytes_total": 800,
+        "missing_messages": 0,
+        "failed_steps": 0,
+        "restarts": 0,
         "diverged_nodes": [],
     }
     assert seconds >= 0
@@ -378,6 +384,117 @@ def test_no_partial_file_is_left_behind(tmp_path):
         writer.checkpoint([(0, torch.zeros(2), torch.empty(0))])
 
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "checkpoint", "config.toml", "edges.jsonl", "environment.json", "nodes.json", "rounds.jsonl", "summary.json"
+        "checkpoint", "config.toml", "edges.jsonl", "environment.json", "failures.jsonl", "nodes.json", "rounds.jsonl",
+        "summary.json",
     ]  # fmt: skip
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_message_that_did_not_arrive_says_why_and_is_no_decision_of_the_rule(tmp_path):
+    lost = report(0, missing={3: "dropped", 1: "late"}, weights={0: 0.5, 2: 0.5})
+
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+        writer.round([lost, *(report(node) for node in (1, 2, 3))], {})
+
+    line = read_lines(tmp_path / "rounds.jsonl")[0]
+    assert line["missing"] == {"dropped": 1, "late": 1}
+    edges = [line for line in read_lines(tmp_path / "edges.jsonl") if line["receiver"] == 0]
+    assert [(edge["sender"], edge.get("missing")) for edge in edges] == [(1, "late"), (2, None), (3, "dropped")]
+    summary = summary_of(tmp_path)
+    assert summary["missing_messages"] == 2
+    assert summary["byzantine_kept"] == 1.0  # one edge left, from node 3 to node 2, and it was kept
+
+
+def test_a_late_message_that_an_older_one_stood_in_for_is_an_edge_like_any_other(tmp_path):
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+        writer.round([report(0, missing={1: "late"}), *(report(node) for node in (1, 2, 3))], {})
+
+    first = read_lines(tmp_path / "edges.jsonl")[0]
+    assert (first["sender"], first["weight"], first.get("missing")) == (1, 0.25, None)
+
+
+def test_a_node_that_took_no_part_has_a_line_and_no_edges(tmp_path):
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+        writer.round([Report(0, 1, flags=("absent",)), *(report(node) for node in (1, 2, 3))], {})
+
+    assert read_lines(tmp_path / "rounds.jsonl")[0]["flags"] == ["absent"]
+    assert {line["receiver"] for line in read_lines(tmp_path / "edges.jsonl")} == {1, 2, 3}
+
+
+def test_failures_are_recorded_and_counted_by_what_was_done(tmp_path):
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+        writer.failure(1, 2, "its worker process died", "restart")
+        writer.failure(1, 2, "ValueError: no", "skip")
+
+    assert read_lines(tmp_path / "failures.jsonl") == [
+        {"round": 1, "node": 2, "cause": "its worker process died", "consequence": "restart"},
+        {"round": 1, "node": 2, "cause": "ValueError: no", "consequence": "skip"},
+    ]
+    assert (summary_of(tmp_path)["restarts"], summary_of(tmp_path)["failed_steps"]) == (1, 1)
+
+
+def test_records_go_on_after_a_mark_as_if_nothing_had_happened(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    with RunWriter(whole, CONFIG, NETWORK, "local") as writer:
+        for round in (1, 2, 3):
+            writer.round(round_of_reports(round), {})
+    with RunWriter(cut, CONFIG, NETWORK, "local") as writer:
+        writer.round(round_of_reports(1), {})
+        mark = json.loads(json.dumps(writer.mark()))
+        writer.round(round_of_reports(2), {0: 9.0, 1: 9.0, 2: 9.0})
+    with (cut / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 3, "no')
+
+    with RunWriter(cut, CONFIG, NETWORK, "local", mark) as writer:
+        for round in (2, 3):
+            writer.round(round_of_reports(round), {})
+
+    for name in ("rounds.jsonl", "edges.jsonl", "failures.jsonl", "config.toml"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    assert summary_of(cut) | {"seconds_total": 0} == summary_of(whole) | {"seconds_total": 0}
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-5], lambda text: text.replace("0.5", "0.6", 1)])
+def test_records_that_changed_since_the_mark_are_refused_by_name(tmp_path, damage):
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+        writer.round(round_of_reports(1), {})
+        mark = writer.mark()
+    path = tmp_path / "rounds.jsonl"
+    path.write_text(damage(path.read_text()))
+
+    with pytest.raises(ResumeError, match=r"rounds\.jsonl does not hold what was written up to the checkpoint"):
+        RunWriter(tmp_path, CONFIG, NETWORK, "local", mark)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    (tmp_path / "edges.jsonl").symlink_to("/dev/full")
+
+    with (
+        pytest.raises(StorageError, match=r"edges\.jsonl: No space left on device$"),
+        RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer,
+    ):
+        writer.round(round_of_reports(), {})
+
+    assert summary_of(tmp_path)["status"] == "failed"
+    assert "No space left" in summary_of(tmp_path)["error"]
+
+
+def test_digests_of_a_round_are_one_file_with_the_lowest_receivers_view(tmp_path):
+    views = [report(1, digests={0: torch.ones(2), 3: torch.zeros(2)}), report(0, digests={3: torch.full((2,), 5.0)})]
+
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+        writer.round([*views, report(2), report(3)], {})
+
+    kept = load_file(tmp_path / "digests" / "round-1.safetensors")
+    assert {name: tensor.tolist() for name, tensor in kept.items()} == {"node-0": [1, 1], "node-3": [5, 5]}
+
+
+def test_a_reopened_run_is_running_from_its_checkpoint_on(tmp_path):
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+        writer.round(round_of_reports(), {})
+
+    reopen(tmp_path, 0)
+
+    assert (summary_of(tmp_path)["status"], summary_of(tmp_path)["rounds"]) == ("running", 0)

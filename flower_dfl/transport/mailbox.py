@@ -1,25 +1,30 @@
 """Models through Ray's object store: the transport of Flower's simulation engine.
 
-One named actor, the *mailbox*, knows where the values of a run are: letters and memories, keyed by round and node. The
-values themselves lie in the object store, owned by the mailbox, so that they outlive the worker that put them there.
-Nothing passes through the actor, nor through the server, but references. Rounds older than the previous one are
-dropped.
+One named actor, the *mailbox*, knows where the values of a run are: each node's newest memory, and the letters of the
+last rounds. Every large tensor lies in the object store once, owned by the mailbox, so that it outlives the worker that
+put it there; readers map it without copying. Nothing passes through the actor, nor through the server, but references
+and small tensors.
 
 Everything here happens inside one simulation, between processes of the same user. It is no wire format.
+
+What readers get is read-only memory. A rule that breaks its contract and writes to its inputs crashes its worker;
+:func:`flower_dfl.testing.check_strategy` finds such a rule.
 """
 
 import uuid
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from flower_dfl import codec
-from flower_dfl.errors import TransportError
+from flower_dfl.errors import LostError, TransportError
 from flower_dfl.metrics import distances_to_mean
 from flower_dfl.transport.base import Memory, update_from_tree, update_to_tree
 from flower_dfl.types import NodeId, Update
@@ -27,9 +32,17 @@ from flower_dfl.types import NodeId, Update
 __all__ = ["Mailbox", "MailboxTransport", "is_ray_running"]
 
 _NAMESPACE = "flower-dfl"
+_INLINE = 32 * 1024
+"""Tensors of fewer bytes travel with the call: the object store would cost more than it saves."""
+_ALIGNMENT = 64
+"""Alignment of torch's own tensors, in bytes: kernels may add up in another order on tensors with a lesser one."""
 
-_Parcel = tuple[str, list[np.ndarray]]
-"""A tree as Ray stores it: its skeleton, and arrays that readers map without copying."""
+_Reference: TypeAlias = Any
+_Parcel: TypeAlias = tuple[str, list[Any]]
+"""A tree: its skeleton, and for each tensor a small array or the reference of a large one.
+
+References travel in lists, so that Ray does not fetch what they refer to.
+"""
 
 
 def is_ray_running() -> bool:
@@ -38,67 +51,122 @@ def is_ray_running() -> bool:
 
 
 class _Slots:
-    """What the actor keeps: references by round, and by node within it."""
+    """What the actor keeps: the newest memory and report of each node, and letters by round and sender."""
 
-    def __init__(self) -> None:
-        self._memories: dict[int, dict[NodeId, Any]] = {}
-        self._letters: dict[int, dict[NodeId, tuple[dict[NodeId, int], list[Any]]]] = {}
+    def __init__(self, rounds_kept: int) -> None:
+        self._rounds_kept = rounds_kept
+        self._memories: dict[NodeId, tuple[int, _Parcel]] = {}
+        self._reports: dict[NodeId, str] = {}
+        self._begun: dict[NodeId, int] = {}
+        self._letters: dict[int, dict[NodeId, tuple[dict[NodeId, int], list[_Parcel]]]] = {}
 
     def ready(self) -> bool:
         """Answer, once the actor is up."""
         return True
 
-    def put_memory(self, round: int, node: NodeId, boxed: list[Any]) -> None:
-        """Keep a reference (in a list, so that Ray does not fetch it), and drop rounds that nobody will ask for."""
-        self._memories.setdefault(round, {})[node] = boxed[0]
-        for kept in (self._memories, self._letters):
-            for old in [r for r in kept if r < round - 1]:
-                del kept[old]
+    def recall(self, node: NodeId, before: int) -> _Parcel | None:
+        """Return a node's memory, and note that its step has begun."""
+        self._begun[node] = before
+        return self.memory(node)
 
-    def put_letters(self, round: int, sender: NodeId, routes: dict[NodeId, int], boxed: list[Any]) -> None:
-        """Keep references to a sender's distinct letters, and which receiver gets which."""
-        self._letters.setdefault(round, {})[sender] = (routes, boxed)
+    def memory(self, node: NodeId) -> _Parcel | None:
+        """Return a node's memory."""
+        return self._memories[node][1] if node in self._memories else None
 
-    def memories(self, round: int, nodes: list[NodeId]) -> list[Any]:
-        """Return references to memories, None where there is none."""
-        kept = self._memories.get(round, {})
-        return [kept.get(node) for node in nodes]
+    def commit(
+        self, node: NodeId, round: int, memory: _Parcel, sent: tuple[dict[NodeId, int], list[_Parcel]], report: str
+    ) -> None:
+        """Take over what a step made, and drop rounds whose letters nobody will ask for."""
+        self._memories[node] = (round, memory)
+        self._reports[node] = report
+        self.post(round, node, sent)
+        for old in [r for r in self._letters if r < round - self._rounds_kept]:
+            del self._letters[old]
 
-    def letters(self, round: int, receiver: NodeId, senders: list[NodeId]) -> list[Any]:
-        """Return references to the letters that have arrived."""
-        posted = self._letters.get(round, {})
+    def post(self, round: int, sender: NodeId, sent: tuple[dict[NodeId, int], list[_Parcel]]) -> None:
+        """Keep which receiver gets which letter, and a sender's distinct letters."""
+        if sent[0]:
+            self._letters.setdefault(round, {})[sender] = sent
+
+    def progress(self, node: NodeId, message: int) -> str | None:
+        """Return a node's report if it has committed the step of a message; else whether it has begun it."""
+        if node in self._memories and self._memories[node][0] == message:
+            return "committed:" + self._reports[node]
+        return "begun" if self._begun.get(node) == message else None
+
+    def half_steps(self, nodes: list[NodeId], round: int) -> list[_Parcel]:
+        """Return the memories of those of the nodes that have entered a round."""
+        known = [self._memories[node] for node in nodes if node in self._memories]
+        return [parcel for entered, parcel in known if entered == round]
+
+    def letters(self, receiver: NodeId, expected: list[tuple[NodeId, int]]) -> list[_Parcel]:
+        """Return the letters to a node that have come."""
         found = []
-        for sender in senders:
-            routes, boxed = posted.get(sender, ({}, []))
+        for sender, round in expected:
+            routes, letters = self._letters.get(round, {}).get(sender, ({}, []))
             if receiver in routes:
-                found.append(boxed[routes[receiver]])
+                found.append(letters[routes[receiver]])
         return found
 
-    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]:
+    def sent(self, sender: NodeId, round: int) -> tuple[dict[NodeId, int], list[_Parcel]]:
+        """Return what a node sent in a round: which receiver got which letter, and the letters."""
+        return self._letters.get(round, {}).get(sender, ({}, []))
+
+    def distances_to_mean(self, nodes: list[NodeId]) -> list[float]:
         """Compute consensus where the values are, so that no model passes through the server."""
-        parcels = ray.get([self._memories[round][node] for node in nodes])
-        return distances_to_mean([_tree(parcel)["start"][0] for parcel in parcels]).tolist()
+        starts = [self._memories[node][1][1][0] for node in nodes]  # the first tensor of a memory
+        return distances_to_mean(_tensors(starts, None)).tolist()
 
 
 class Mailbox:
-    """The server's end: makes the actor, reads results, and ends it."""
+    """The server's end: makes the actor, reads and restores what it holds, and ends it.
 
-    def __init__(self, timeout: float) -> None:
+    Args:
+        timeout: Bound of every wait, in seconds.
+        rounds_kept: Rounds whose letters can still arrive during the next one: 2 with late messages, else 1.
+    """
+
+    def __init__(self, timeout: float, rounds_kept: int) -> None:
         self.name = f"mailbox-{uuid.uuid4().hex}"
         self._timeout = timeout
-        self._actor = ray.remote(_Slots).options(name=self.name, namespace=_NAMESPACE, num_cpus=0).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"name": self.name, "namespace": _NAMESPACE, "num_cpus": 0, "scheduling_strategy": here}
+        self._actor = ray.remote(_Slots).options(**options).remote(rounds_kept)
         _get(self._actor.ready.remote(), timeout)
 
-    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]:
-        """Return each node's distance from the mean of their start-of-round models."""
-        return list(_get(self._actor.distances_to_mean.remote(round, nodes), self._timeout))
+    def progress(self, node: NodeId, message: int) -> str | None:
+        """Return ``"committed:"`` and the report of a step that is done, ``"begun"``, or None."""
+        found: str | None = _get(self._actor.progress.remote(node, message), self._timeout)
+        return found
 
-    def models(self, round: int, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Tensor, Tensor]]:
-        """Yield vector and buffers of each node's start-of-round model, one node at a time."""
+    def distances_to_mean(self, nodes: list[NodeId]) -> list[float]:
+        """Return each node's distance from the mean of their start-of-round models."""
+        return list(_get(self._actor.distances_to_mean.remote(nodes), self._timeout))
+
+    def memories(self, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Memory]]:
+        """Yield each node's memory, one node at a time."""
         for node in nodes:
-            (reference,) = _get(self._actor.memories.remote(round, [node]), self._timeout)
-            vector, buffers, _ = _tree(_get(reference, self._timeout))["start"]
-            yield node, vector, buffers
+            parcel = _get(self._actor.memory.remote(node), self._timeout)
+            if parcel is None:
+                raise LostError(f"the mailbox has no memory of node {node}")
+            yield node, Memory.from_tree(_trees([parcel], self._timeout)[0])
+
+    def letters_of(self, sender: NodeId, round: int) -> dict[NodeId, Update]:
+        """Return what a node sent in a round, by receiver."""
+        routes, parcels = _get(self._actor.sent.remote(sender, round), self._timeout)
+        letters = [update_from_tree(tree) for tree in _trees(parcels, self._timeout)]
+        return {receiver: letters[index] for receiver, index in routes.items()}
+
+    def restore(
+        self, memories: Mapping[NodeId, Memory], letters: Iterable[tuple[NodeId, int, Mapping[NodeId, Update]]]
+    ) -> None:
+        """Put back what a checkpoint holds: memories, and letters by sender and round."""
+        shelf = _Shelf(self._actor)
+        for node, memory in memories.items():
+            parcel = shelf.parcel(memory.to_tree())
+            _get(self._actor.commit.remote(node, memory.round, parcel, ({}, []), ""), self._timeout)
+        for sender, round, sent in letters:
+            _get(self._actor.post.remote(round, sender, shelf.letters(sent)), self._timeout)
 
     def close(self) -> None:
         """End the actor; the object store frees what it owned."""
@@ -120,58 +188,89 @@ class MailboxTransport:
         try:
             self._actor = ray.get_actor(name, namespace=_NAMESPACE)
         except ValueError as error:
-            raise TransportError(f"the mailbox {name!r} is gone") from error
+            raise LostError(f"the mailbox {name!r} is gone") from error
 
-    def recall(self, node: NodeId, round: int) -> Memory:
-        """Return what the node remembered in a round."""
-        return self._memories([node], round)[0]
+    def recall(self, node: NodeId, before: int) -> Memory | None:
+        """Return the node's newest memory."""
+        parcel = _get(self._actor.recall.remote(node, before), self._timeout)
+        return None if parcel is None else Memory.from_tree(_trees([parcel], self._timeout)[0])
 
-    def remember(self, node: NodeId, round: int, memory: Memory) -> None:
-        """Keep the node's memory of a round."""
-        reference = self._store(memory.to_tree())
-        _get(self._actor.put_memory.remote(round, node, [reference]), self._timeout)
+    def commit(self, node: NodeId, memory: Memory, letters: Mapping[NodeId, Update], report: str) -> None:
+        """Hand over what a step made, in one call: a step has happened as a whole, or not at all."""
+        shelf = _Shelf(self._actor)
+        parcel = shelf.parcel(memory.to_tree())
+        _get(self._actor.commit.remote(node, memory.round, parcel, shelf.letters(letters), report), self._timeout)
 
     def publish(self, sender: NodeId, round: int, letters: Mapping[NodeId, Update]) -> None:
         """Send one letter to each receiver; a letter to several is stored once."""
-        distinct: dict[int, Update] = {id(letter): letter for letter in letters.values()}
-        position = {key: index for index, key in enumerate(distinct)}
-        stored = [self._store(update_to_tree(letter, with_base=True, with_digest=True)) for letter in distinct.values()]
-        routes = {receiver: position[id(letter)] for receiver, letter in letters.items()}
-        _get(self._actor.put_letters.remote(round, sender, routes, stored), self._timeout)
+        _get(self._actor.post.remote(round, sender, _Shelf(self._actor).letters(letters)), self._timeout)
 
-    def collect(self, receiver: NodeId, round: int, senders: Iterable[NodeId]) -> tuple[Update, ...]:
-        """Return the letters of a round that have arrived."""
-        references = _get(self._actor.letters.remote(round, receiver, list(senders)), self._timeout)
-        return tuple(update_from_tree(_tree(parcel)) for parcel in _get(references, self._timeout))
+    def collect(self, receiver: NodeId, expected: Sequence[tuple[NodeId, int]]) -> tuple[Update, ...]:
+        """Return the letters of the given senders and rounds."""
+        parcels = _get(self._actor.letters.remote(receiver, list(expected)), self._timeout)
+        return tuple(update_from_tree(tree) for tree in _trees(parcels, self._timeout))
 
     def half_steps(self, nodes: Iterable[NodeId], round: int) -> tuple[Update, ...]:
-        """Return other nodes' own half-steps, in order."""
-        found = (memory.half_step for memory in self._memories(list(nodes), round))
+        """Return the half-steps of those of the nodes that take part in a round, in order."""
+        parcels = _get(self._actor.half_steps.remote(list(nodes), round), self._timeout)
+        found = (Memory.from_tree(tree).half_step for tree in _trees(parcels, self._timeout))
         return tuple(half for half in found if half is not None)
 
-    def _memories(self, nodes: list[NodeId], round: int) -> list[Memory]:
-        references = _get(self._actor.memories.remote(round, nodes), self._timeout)
-        missing = [node for node, reference in zip(nodes, references, strict=True) if reference is None]
-        if missing:
-            raise TransportError(f"the mailbox has no memory of round {round} for nodes {missing}")
-        return [Memory.from_tree(_tree(parcel)) for parcel in _get(references, self._timeout)]
 
-    def _store(self, tree: codec.Tree) -> Any:  # noqa: ANN401 - an object reference
+class _Shelf:
+    """Puts the large tensors of several trees into the object store, each once."""
+
+    def __init__(self, owner: _Reference) -> None:
+        self._owner = owner
+        self._stored: dict[int, tuple[Tensor, _Reference]] = {}  # the tensor is kept so that its id stays its own
+
+    def parcel(self, tree: codec.Tree) -> _Parcel:
+        """Return a tree as the actor keeps it."""
         skeleton, tensors = codec.split(tree)
-        parcel: _Parcel = (skeleton, [tensor.cpu().numpy() for tensor in tensors])
-        return ray.put(parcel, _owner=self._actor)
+        return skeleton, [self._put(tensor) for tensor in tensors]
+
+    def letters(self, letters: Mapping[NodeId, Update]) -> tuple[dict[NodeId, int], list[_Parcel]]:
+        """Return which receiver gets which letter, and the distinct letters."""
+        distinct = {id(letter): letter for letter in letters.values()}
+        position = {key: index for index, key in enumerate(distinct)}
+        parcels = [
+            self.parcel(update_to_tree(letter, with_base=True, with_digest=True)) for letter in distinct.values()
+        ]
+        return {receiver: position[id(letter)] for receiver, letter in letters.items()}, parcels
+
+    def _put(self, tensor: Tensor) -> _Reference:
+        if tensor.numel() * tensor.element_size() < _INLINE:
+            return tensor.cpu().numpy()
+        if id(tensor) not in self._stored:
+            self._stored[id(tensor)] = (tensor, ray.put(tensor.cpu().numpy(), _owner=self._owner))
+        return self._stored[id(tensor)][1]
 
 
-def _tree(parcel: _Parcel) -> codec.Tree:
-    """Copy arrays out of the object store: readers must not depend on its alignment, nor write to it."""
-    skeleton, arrays = parcel
-    return codec.unite(skeleton, [torch.from_numpy(np.array(array)) for array in arrays])
+def _trees(parcels: Sequence[_Parcel], timeout: float | None) -> list[codec.Tree]:
+    """Open parcels; large tensors stay where they are in the object store."""
+    tensors = iter(_tensors([item for _, items in parcels for item in items], timeout))
+    return [codec.unite(skeleton, [next(tensors) for _ in items]) for skeleton, items in parcels]
 
 
-def _get(reference: Any, timeout: float) -> Any:  # noqa: ANN401 - an object reference and its value
+def _tensors(items: Sequence[_Reference], timeout: float | None) -> list[Tensor]:
+    references = [item for item in items if isinstance(item, ray.ObjectRef)]
+    fetched = iter(_get(references, timeout))
+    return [_tensor(next(fetched) if isinstance(item, ray.ObjectRef) else item) for item in items]
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor, without a copy unless it is small or badly aligned."""
+    if array.nbytes < _INLINE or array.ctypes.data % _ALIGNMENT:
+        return torch.from_numpy(np.array(array))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
+
+
+def _get(reference: _Reference, timeout: float | None) -> Any:  # noqa: ANN401 - whatever it refers to
     try:
         return ray.get(reference, timeout=timeout)
     except GetTimeoutError as error:
         raise TransportError(f"the mailbox did not answer within {timeout:.0f} s") from error
     except RayError as error:
-        raise TransportError(f"the mailbox failed: {type(error).__name__}: {error}") from error
+        raise LostError(f"the mailbox or what it held is lost: {type(error).__name__}: {error}") from error

@@ -1,6 +1,6 @@
 """The transport of one process: dictionaries."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from flower_dfl.transport.base import Memory
@@ -10,38 +10,47 @@ __all__ = ["MemoryTransport"]
 
 
 class MemoryTransport:
-    """Keep letters and memories of the current and the previous round; no value is copied."""
+    """Keep each node's newest memory, and the letters of the last rounds; no value is copied.
+
+    Args:
+        rounds_kept: Rounds whose letters can still arrive during the next one: 2 with late messages, else 1.
+    """
 
     shares_digests: ClassVar[bool] = True
 
-    def __init__(self) -> None:
+    def __init__(self, rounds_kept: int = 1) -> None:
+        self._rounds_kept = rounds_kept
         self._letters: dict[int, dict[NodeId, Mapping[NodeId, Update]]] = {}
-        self._memories: dict[int, dict[NodeId, Memory]] = {}
+        self._memories: dict[NodeId, Memory] = {}
 
-    def recall(self, node: NodeId, round: int) -> Memory:
-        """Return what the node remembered in a round."""
-        return self._memories[round][node]
+    def recall(self, node: NodeId, before: int) -> Memory | None:
+        """Return the node's newest memory."""
+        del before  # a step that failed has left none
+        return self._memories.get(node)
 
-    def remember(self, node: NodeId, round: int, memory: Memory) -> None:
-        """Keep the node's memory of a round."""
-        self._memories.setdefault(round, {})[node] = memory
-        self._forget(round)
+    def commit(self, node: NodeId, memory: Memory, letters: Mapping[NodeId, Update], report: str) -> None:
+        """Keep the memory and send the letters of a step."""
+        del report
+        self._memories[node] = memory
+        if letters:
+            self.publish(node, memory.round, letters)
+        for old in [round for round in self._letters if round < memory.round - self._rounds_kept]:
+            del self._letters[old]
 
     def publish(self, sender: NodeId, round: int, letters: Mapping[NodeId, Update]) -> None:
         """Send one letter to each receiver."""
         self._letters.setdefault(round, {})[sender] = letters
 
-    def collect(self, receiver: NodeId, round: int, senders: Iterable[NodeId]) -> tuple[Update, ...]:
-        """Return the letters of a round that have arrived."""
-        posted = self._letters.get(round, {})
-        return tuple(posted[s][receiver] for s in senders if receiver in posted.get(s, {}))
+    def collect(self, receiver: NodeId, expected: Sequence[tuple[NodeId, int]]) -> tuple[Update, ...]:
+        """Return the letters of the given senders and rounds."""
+        posted = (self._letters.get(round, {}).get(sender, {}) for sender, round in expected)
+        return tuple(letters[receiver] for letters in posted if receiver in letters)
 
     def half_steps(self, nodes: Iterable[NodeId], round: int) -> tuple[Update, ...]:
-        """Return other nodes' own half-steps, in order."""
-        found = (self._memories[round][node].half_step for node in nodes)
-        return tuple(half for half in found if half is not None)
+        """Return the half-steps of those of the nodes that take part in a round, in order."""
+        known = [self._memories[node] for node in nodes if node in self._memories]
+        return tuple(m.half_step for m in known if m.round == round and m.half_step is not None)
 
-    def _forget(self, round: int) -> None:
-        for kept in (self._letters, self._memories):
-            for old in [r for r in kept if r < round - 1]:
-                del kept[old]
+    def letters_of(self, sender: NodeId, round: int) -> Mapping[NodeId, Update]:
+        """Return what a node sent in a round, by receiver."""
+        return self._letters.get(round, {}).get(sender, {})

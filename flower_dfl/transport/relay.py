@@ -5,26 +5,29 @@ What arrives is unpacked without pickle, refused beyond the size of a well-forme
 letter that cannot be unpacked is rejected there. Digests never travel: each receiver computes them for itself.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from flwr.app import ConfigRecord, RecordDict
+from torch import Tensor
 
 from flower_dfl import codec
-from flower_dfl.errors import TransportError
+from flower_dfl.errors import LostError, TransportError
 from flower_dfl.metrics import distances_to_mean
+from flower_dfl.training import ModelState
 from flower_dfl.transport.base import Memory, update_from_tree, update_to_tree
 from flower_dfl.types import NodeId, Update
 
-__all__ = ["HALF_STEP", "MODEL", "Relay", "RelayTransport", "open_letter"]
+__all__ = ["HALF_STEP", "MEMORY", "MODEL", "Relay", "RelayTransport", "open_letter"]
 
 _LETTERS = "letters"
 HALF_STEP = "half-step"
 _HALF_STEPS = "half-steps"
 MODEL = "model"
-_MEMORY = "memory"
+MEMORY = "memory"
+_OWN = "own"
 _OVERHEAD = 4_096
 """Bytes of a letter beyond its tensors, at most."""
 
@@ -53,8 +56,8 @@ class RelayTransport:
         state: The node's own ``Context.state``.
         reply: Content of the node's reply; filled.
         largest: Most bytes of tensors in a well-formed letter.
-        wanted: What the server asks for beside the letters: ``model``, where it evaluates consensus or writes the
-            checkpoint; ``half-step``, where an attacker is allowed to see it.
+        wanted: What the server asks for beside the letters: ``model``, where it evaluates consensus; ``memory``, where
+            it writes a checkpoint; ``half-step``, where an attacker is allowed to see it.
     """
 
     shares_digests: ClassVar[bool] = False
@@ -68,22 +71,30 @@ class RelayTransport:
         self._largest = largest + _OVERHEAD
         self._wanted = frozenset(wanted)
 
-    def recall(self, node: NodeId, round: int) -> Memory:
-        """Return what the node remembered in a round."""
-        record = self._state.config_records.get(_MEMORY)
-        if record is None or record["round"] != round:
-            raise TransportError(f"node {node} has no memory of round {round}")
-        return Memory.from_tree(codec.unpack(_bytes(record, "data")))
+    def recall(self, node: NodeId, before: int) -> Memory | None:
+        """Return the node's newest memory, or the one that the server restores."""
+        if MEMORY in self._incoming.config_records:
+            return Memory.from_tree(codec.unpack(_bytes(self._incoming.config_records[MEMORY], "data")))
+        record = self._state.config_records.get(_OWN)
+        if record is None:
+            return None
+        memory = Memory.from_tree(codec.unpack(_bytes(record, "data")))
+        if memory.round >= before:
+            raise LostError(f"node {node} has entered round {memory.round} already; its reply was lost")
+        return memory
 
-    def remember(self, node: NodeId, round: int, memory: Memory) -> None:
-        """Keep the node's memory of a round, and put what the server asks for into the reply."""
-        del node
-        self._state[_MEMORY] = ConfigRecord({"round": round, "data": codec.pack(memory.to_tree())})
+    def commit(self, node: NodeId, memory: Memory, letters: Mapping[NodeId, Update], report: str) -> None:
+        """Keep the memory of a step, and put what the server asks for and forwards into the reply."""
+        del report  # the reply carries it
+        self._state[_OWN] = ConfigRecord({"data": codec.pack(memory.to_tree())})
+        if MEMORY in self._wanted:
+            self._reply[MEMORY] = ConfigRecord({"data": codec.pack(memory.at_start().to_tree())})
         if MODEL in self._wanted:
             self._reply[MODEL] = ConfigRecord({"data": codec.pack((memory.start.vector, memory.start.buffers))})
         if HALF_STEP in self._wanted and memory.half_step is not None:
             half_step = update_to_tree(memory.half_step, with_base=True, with_digest=False)
             self._reply[HALF_STEP] = ConfigRecord({"data": codec.pack(half_step)})
+        self.publish(node, memory.round, letters)
 
     def publish(self, sender: NodeId, round: int, letters: Mapping[NodeId, Update]) -> None:
         """Put the letters into the reply; a letter to several is packed once."""
@@ -95,77 +106,131 @@ class RelayTransport:
             record[f"data-{index}"] = codec.pack(update_to_tree(letter, with_base=True, with_digest=False))
         self._reply[_LETTERS] = ConfigRecord(record)  # type: ignore[arg-type]  # dict is invariant in its values
 
-    def collect(self, receiver: NodeId, round: int, senders: Iterable[NodeId]) -> tuple[Update, ...]:
+    def collect(self, receiver: NodeId, expected: Sequence[tuple[NodeId, int]]) -> tuple[Update, ...]:
         """Return the letters that this message brought."""
-        del receiver, round
+        del receiver
         record = self._incoming.config_records.get(_LETTERS, ConfigRecord())
         return tuple(
-            open_letter(sender, _bytes(record, str(sender)), self._largest)
-            for sender in senders
-            if str(sender) in record
+            open_letter(sender, _bytes(record, _slot(sender, round)), self._largest)
+            for sender, round in expected
+            if _slot(sender, round) in record
         )
 
     def half_steps(self, nodes: Iterable[NodeId], round: int) -> tuple[Update, ...]:
         """Return the half-steps that this message brought."""
         del round
         record = self._incoming.config_records.get(_HALF_STEPS, ConfigRecord())
-        return tuple(update_from_tree(codec.unpack(_bytes(record, str(node)))) for node in nodes)
+        known = [str(node) for node in nodes if str(node) in record]
+        return tuple(update_from_tree(codec.unpack(_bytes(record, node))) for node in known)
 
 
 class Relay:
-    """The server's end: sorts sealed letters into the next round's messages."""
+    """The server's end: sorts sealed letters into the messages in which they arrive.
 
-    def __init__(self) -> None:
-        self._letters: dict[object, dict[str, bytes]] = {}  # by receiver, as its sender wrote it
-        self._next: dict[object, dict[str, bytes]] = {}
+    Args:
+        rounds_kept: Rounds whose letters can still arrive during the next one: 2 with late messages, else 1.
+    """
+
+    def __init__(self, rounds_kept: int) -> None:
+        self._rounds_kept = rounds_kept
+        self._letters: dict[
+            int, dict[NodeId, dict[object, bytes]]
+        ] = {}  # round, sender, receiver as the sender wrote it
         self._half_steps: dict[NodeId, bytes] = {}
         self._models: dict[NodeId, bytes] = {}
+        self._memories: dict[NodeId, bytes] = {}
+        self._restored: dict[NodeId, bytes] = {}
 
-    def accept(self, sender: NodeId, reply: RecordDict) -> None:
-        """Take what a reply carries."""
+    def begin(self, round: int) -> None:
+        """Forget what belongs to a step that is over."""
+        self._half_steps = {}
+        for old in [r for r in self._letters if r < round - self._rounds_kept]:
+            del self._letters[old]
+
+    def accept(self, sender: NodeId, round: int, reply: RecordDict) -> None:
+        """Take what a reply carries; ``round`` is the one that its sender has entered."""
+        self._restored.pop(sender, None)
         records = reply.config_records
         letters = records.get(_LETTERS, ConfigRecord())
+        posted: dict[object, bytes] = {}
         for index in range(len(letters) // 2):
             receivers = letters.get(f"to-{index}")
-            for receiver in receivers if isinstance(receivers, list) else []:
-                self._next.setdefault(receiver, {})[str(sender)] = _bytes(letters, f"data-{index}")
-        if HALF_STEP in records:
-            self._half_steps[sender] = _bytes(records[HALF_STEP], "data")
-        if MODEL in records:
-            self._models[sender] = _bytes(records[MODEL], "data")
+            data = _bytes(letters, f"data-{index}")
+            posted |= dict.fromkeys(receivers if isinstance(receivers, list) else [], data)
+        if posted:
+            self._letters.setdefault(round, {})[sender] = posted
+        for name, kept in ((HALF_STEP, self._half_steps), (MODEL, self._models), (MEMORY, self._memories)):
+            if name in records:
+                kept[sender] = _bytes(records[name], "data")
 
-    def turn(self) -> None:
-        """End a round: what was accepted is what the next messages bring."""
-        self._letters, self._next = self._next, {}
-
-    def letters_for(self, node: NodeId) -> dict[str, ConfigRecord]:
-        """Return the letters to a node."""
-        return {_LETTERS: ConfigRecord(dict(self._letters.get(node, {})))}
+    def letters_for(self, receiver: NodeId, arrivals: Iterable[tuple[NodeId, int]]) -> dict[str, ConfigRecord]:
+        """Return the letters that arrive at a node, by sender and round."""
+        posted = {(sender, round): self._letters.get(round, {}).get(sender, {}) for sender, round in arrivals}
+        record = {_slot(*key): letters[receiver] for key, letters in posted.items() if receiver in letters}
+        return {_LETTERS: ConfigRecord(dict(record))}
 
     def half_steps_of(self, nodes: Iterable[NodeId]) -> dict[str, ConfigRecord]:
         """Return the half-steps that an attacker is allowed to see."""
-        return {_HALF_STEPS: ConfigRecord({str(node): self._half_steps[node] for node in nodes})}
+        return {_HALF_STEPS: ConfigRecord({str(n): self._half_steps[n] for n in nodes if n in self._half_steps})}
 
-    def distances_to_mean(self, round: int, nodes: list[NodeId]) -> list[float]:
+    def memory_for(self, node: NodeId) -> dict[str, ConfigRecord]:
+        """Return what a node must be reminded of until it has answered: its memory of a checkpoint."""
+        restored = self._restored.get(node)
+        return {} if restored is None else {MEMORY: ConfigRecord({"data": restored})}
+
+    def distances_to_mean(self, nodes: list[NodeId]) -> list[float]:
         """Return each node's distance from the mean of their start-of-round models."""
-        found = {node: vector for node, vector, _ in self.models(round, nodes)}
+        found = {node: model for node in nodes if (model := self._model(node)) is not None}
         missing = [node for node in nodes if node not in found]
         if missing:
             raise TransportError(f"no readable model came from nodes {missing}")
-        return distances_to_mean([found[node] for node in nodes]).tolist()
+        return distances_to_mean([found[node][0] for node in nodes]).tolist()
 
-    def models(self, round: int, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, codec.Tree, codec.Tree]]:
-        """Yield vector and buffers of each node's start-of-round model, leaving out what cannot be read."""
-        del round
+    def memories(self, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Memory]]:
+        """Yield each node's memory, where its last reply carried it, and forget it; else its last known model."""
         for node in nodes:
+            if node in self._memories:
+                yield node, Memory.from_tree(codec.unpack(self._memories.pop(node)))
+            elif (model := self._model(node)) is not None:
+                yield node, Memory(0, ModelState(*model), None, None)
+            else:
+                raise LostError(f"no readable model came from node {node}")
+
+    def letters_of(self, sender: NodeId, round: int) -> dict[NodeId, Update]:
+        """Return what a node sent in a round, by receiver; a letter that cannot be read is left out."""
+        found = {}
+        for receiver, data in self._letters.get(round, {}).get(sender, {}).items():
             try:
-                vector, buffers = codec.unpack(self._models.get(node, b""))
-            except (TransportError, TypeError, ValueError):
+                found[int(str(receiver))] = update_from_tree(codec.unpack(data))
+            except (TransportError, TypeError, AttributeError, ValueError):
                 continue
-            yield node, vector, buffers
+        return found
+
+    def restore(
+        self, memories: Mapping[NodeId, Memory], letters: Iterable[tuple[NodeId, int, Mapping[NodeId, Update]]]
+    ) -> None:
+        """Put back what a checkpoint holds: memories, and letters by sender and round."""
+        self._restored = {node: codec.pack(memory.to_tree()) for node, memory in memories.items()}
+        self._letters = {}
+        for sender, round, sent in letters:
+            self._letters.setdefault(round, {})[sender] = {
+                receiver: codec.pack(update_to_tree(letter, with_base=True, with_digest=False))
+                for receiver, letter in sent.items()
+            }
 
     def close(self) -> None:
         """Nothing to end."""
+
+    def _model(self, node: NodeId) -> tuple[Tensor, Tensor] | None:
+        try:
+            vector, buffers = codec.unpack(self._models.get(node, b""))
+        except (TransportError, TypeError, ValueError):
+            return None
+        return (vector, buffers) if isinstance(vector, Tensor) and isinstance(buffers, Tensor) else None
+
+
+def _slot(sender: NodeId, round: int) -> str:
+    return f"{sender}/{round}"
 
 
 def _bytes(record: ConfigRecord, key: str) -> bytes:

@@ -5,7 +5,7 @@ import torch
 from flwr.app import ConfigRecord, RecordDict
 
 from flower_dfl import codec
-from flower_dfl.errors import TransportError
+from flower_dfl.errors import LostError
 from flower_dfl.ingress import Expectation, screen
 from flower_dfl.training import ModelState
 from flower_dfl.transport.base import Memory, update_to_tree
@@ -15,17 +15,17 @@ from flower_dfl.types import Rejection, Update
 LARGEST = 10_000
 
 
-def letter(sender=1, value=1.0, **changes):
+def letter(sender=1, value=1.0, round=1, **changes):
     fields = {"base": torch.zeros(2), "num_examples": 10, "batch_size": 5} | changes
-    return Update(sender, 1, torch.full((2,), value), **fields)
+    return Update(sender, round, torch.full((2,), value), **fields)
 
 
 def packed(update, *, with_digest=False):
     return codec.pack(update_to_tree(update, with_base=True, with_digest=with_digest))
 
 
-def memory(value, half_step=None):
-    return Memory(ModelState(torch.full((2,), value), torch.empty(0)), half_step, strategy_state=None)
+def memory(value, half_step=None, round=1):
+    return Memory(round, ModelState(torch.full((2,), value), torch.empty(0)), half_step, strategy_state=None)
 
 
 def transport(incoming=None, state=None, reply=None, largest=LARGEST, wanted=()):
@@ -33,9 +33,10 @@ def transport(incoming=None, state=None, reply=None, largest=LARGEST, wanted=())
     return RelayTransport(incoming, state, reply, largest, wanted)
 
 
-def delivered(relay, receiver):
+def delivered(relay, receiver, round=1):
     """What a node collects from the relay's next message."""
-    return transport(RecordDict(dict(relay.letters_for(receiver)))).collect(receiver, 1, range(10))
+    expected = [(sender, round) for sender in range(10)]
+    return transport(RecordDict(dict(relay.letters_for(receiver, expected)))).collect(receiver, expected)
 
 
 def test_a_good_letter_is_opened_as_it_was_sent():
@@ -107,13 +108,12 @@ def test_no_bytes_can_make_opening_or_screening_raise():
 
 
 def test_a_published_letter_travels_through_the_relay_to_its_receivers_only():
-    reply, relay = RecordDict(), Relay()
+    reply, relay = RecordDict(), Relay(1)
     sender = transport(reply=reply)
     common, special = letter(value=1.0), letter(value=2.0)
     sender.publish(1, 1, {2: common, 3: special, 5: common})
 
-    relay.accept(1, reply)
-    relay.turn()
+    relay.accept(1, 1, reply)
 
     assert [u.vector.tolist() for u in delivered(relay, 2)] == [[1, 1]]
     assert [u.vector.tolist() for u in delivered(relay, 3)] == [[2, 2]]
@@ -138,104 +138,111 @@ def test_a_digest_never_travels():
     assert "digest" not in codec.unpack(reply.config_records["letters"]["data-0"])
 
 
-def test_letters_are_delivered_in_the_round_after_they_were_accepted_and_only_then():
-    reply, relay = RecordDict(), Relay()
-    sender = transport(reply=reply)
-    sender.publish(1, 1, {2: letter()})
+@pytest.mark.parametrize("kept", [1, 2])
+def test_letters_are_kept_for_as_long_as_they_can_arrive(kept):
+    relay = Relay(kept)
 
-    relay.accept(1, reply)
-    before = delivered(relay, 2)
-    relay.turn()
-    during = delivered(relay, 2)
-    relay.turn()
-    after = delivered(relay, 2)
+    for round in (1, 2, 3, 4):
+        reply = RecordDict()
+        transport(reply=reply).publish(1, round, {2: letter()})
+        relay.begin(round)
+        relay.accept(1, round, reply)
 
-    assert (len(before), len(during), len(after)) == (0, 1, 0)
+    assert [round for round in (1, 2, 3, 4) if delivered(relay, 2, round)] == [1, 2, 3, 4][3 - kept :]
 
 
 def test_only_letters_of_the_senders_that_were_asked_for_are_collected():
-    incoming = RecordDict({"letters": ConfigRecord({str(j): packed(letter(j, float(j))) for j in (3, 1, 2)})})
+    incoming = RecordDict({"letters": ConfigRecord({f"{j}/1": packed(letter(j, float(j))) for j in (3, 1, 2)})})
 
-    collected = transport(incoming).collect(0, 1, [1, 3, 7])
+    collected = transport(incoming).collect(0, [(1, 1), (3, 1), (7, 1)])
 
     assert [u.sender for u in collected] == [1, 3]
 
 
 def test_a_letter_that_is_no_bytes_is_rejected_and_does_not_raise():
-    incoming = RecordDict({"letters": ConfigRecord({"1": "text", "2": 5})})
+    incoming = RecordDict({"letters": ConfigRecord({"1/1": "text", "2/1": 5})})
 
-    collected = transport(incoming).collect(0, 1, [1, 2])
+    collected = transport(incoming).collect(0, [(1, 1), (2, 1)])
 
     assert [(u.sender, u.round) for u in collected] == [(1, 0), (2, 0)]
 
 
 def test_a_letter_larger_than_the_tensors_and_their_overhead_is_rejected():
     incoming = RecordDict(
-        {"letters": ConfigRecord({"1": packed(letter()), "2": packed(letter(buffers=torch.zeros(2_000)))})}
+        {"letters": ConfigRecord({"1/1": packed(letter()), "2/1": packed(letter(buffers=torch.zeros(2_000)))})}
     )
 
-    small, large = transport(incoming, largest=16).collect(0, 1, [1, 2])
+    small, large = transport(incoming, largest=16).collect(0, [(1, 1), (2, 1)])
 
     assert small.round == 1
     assert large.round == 0
 
 
 def test_a_message_without_letters_brings_none():
-    assert transport().collect(0, 1, [1, 2]) == ()
+    assert transport().collect(0, [(1, 1), (2, 1)]) == ()
 
 
 def test_a_memory_survives_in_the_nodes_state():
     state = RecordDict()
-    transport(state=state).remember(0, 3, memory(2.0, letter(0)))
+    transport(state=state).commit(0, memory(2.0, letter(0, digest=torch.ones(3)), round=3), {}, "")
 
-    again = transport(state=state).recall(0, 3)
+    again = transport(state=state).recall(0, 4)
 
     assert again.start.vector.tolist() == [2, 2]
     assert again.half_step.sender == 0
+    assert again.half_step.digest.tolist() == [1, 1, 1]  # the node computed it for itself
 
 
-def test_a_memory_keeps_the_digest_that_the_node_computed_for_itself():
+def test_a_node_without_memory_has_none():
+    assert transport().recall(0, 1) is None
+
+
+def test_a_step_whose_reply_was_lost_cannot_be_repeated():
     state = RecordDict()
-    transport(state=state).remember(0, 3, memory(2.0, letter(0, digest=torch.ones(3))))
+    transport(state=state).commit(4, memory(2.0, round=3), {}, "")
 
-    assert transport(state=state).recall(0, 3).half_step.digest.tolist() == [1, 1, 1]
-
-
-@pytest.mark.parametrize("kept", [None, 2])
-def test_a_missing_memory_is_a_transport_error_that_names_node_and_round(kept):
-    state = RecordDict()
-    if kept is not None:
-        transport(state=state).remember(4, kept, memory(2.0))
-
-    with pytest.raises(TransportError, match=r"^node 4 has no memory of round 3$"):
+    with pytest.raises(LostError, match=r"^node 4 has entered round 3 already; its reply was lost$"):
         transport(state=state).recall(4, 3)
+
+
+def test_what_the_server_restores_comes_before_what_the_node_remembers():
+    state, relay = RecordDict(), Relay(1)
+    transport(state=state).commit(0, memory(2.0, round=9), {}, "")
+    relay.restore({0: memory(5.0, round=3)}, [(1, 3, {0: letter(round=3)})])
+
+    again = transport(RecordDict(dict(relay.memory_for(0))), state=state).recall(0, 4)
+
+    assert (again.round, again.start.vector.tolist()) == (3, [5, 5])
+    assert [u.sender for u in delivered(relay, 0, 3)] == [1]
+    relay.accept(0, 4, RecordDict())
+    assert relay.memory_for(0) == {}
 
 
 def test_the_reply_carries_the_model_and_the_half_step_only_where_the_server_asked():
     silent, asked = RecordDict(), RecordDict()
 
     for reply, wanted in ((silent, ()), (asked, (MODEL, HALF_STEP))):
-        transport(reply=reply, wanted=wanted).remember(0, 1, memory(2.0, letter(0, digest=torch.ones(3))))
+        transport(reply=reply, wanted=wanted).commit(0, memory(2.0, letter(0, digest=torch.ones(3))), {}, "")
 
-    assert set(silent) == set()
-    assert set(asked) == {MODEL, HALF_STEP}
+    assert set(silent) == {"letters"}
+    assert set(asked) == {"letters", MODEL, HALF_STEP}
     assert "digest" not in codec.unpack(asked.config_records[HALF_STEP]["data"])
 
 
 def test_a_node_whose_training_is_over_has_no_half_step_to_send():
     reply = RecordDict()
 
-    transport(reply=reply, wanted=(MODEL, HALF_STEP)).remember(0, 1, memory(2.0))
+    transport(reply=reply, wanted=(MODEL, HALF_STEP)).commit(0, memory(2.0), {}, "")
 
-    assert set(reply) == {MODEL}
+    assert set(reply) == {"letters", MODEL}
 
 
 def test_half_steps_reach_an_attacker_in_order():
-    relay = Relay()
+    relay = Relay(1)
     for node in (0, 1, 2):
         reply = RecordDict()
-        transport(reply=reply, wanted=(HALF_STEP,)).remember(node, 1, memory(0.0, letter(node, float(node))))
-        relay.accept(node, reply)
+        transport(reply=reply, wanted=(HALF_STEP,)).commit(node, memory(0.0, letter(node, float(node))), {}, "")
+        relay.accept(node, 1, reply)
 
     seen = transport(RecordDict(dict(relay.half_steps_of([2, 0])))).half_steps([2, 0], 1)
 
@@ -246,22 +253,19 @@ def test_half_steps_reach_an_attacker_in_order():
 
 def test_the_server_measures_consensus_and_reads_models_of_those_it_asked():
     # vectors (1, 1) and (3, 3): the mean is (2, 2), both are sqrt(2) away
-    relay = Relay()
+    relay = Relay(1)
     for node in (0, 1):
         reply = RecordDict()
-        transport(reply=reply, wanted=(MODEL,)).remember(node, 1, memory(1.0 + 2 * node))
-        relay.accept(node, reply)
+        transport(reply=reply, wanted=(MODEL,)).commit(node, memory(1.0 + 2 * node), {}, "")
+        relay.accept(node, 1, reply)
 
-    assert relay.distances_to_mean(1, [0, 1]) == pytest.approx([2**0.5] * 2)
-    assert [(node, vector.tolist(), buffers.tolist()) for node, vector, buffers in relay.models(1, [1])] == [
-        (1, [3, 3], [])
-    ]
+    assert relay.distances_to_mean([0, 1]) == pytest.approx([2**0.5] * 2)
+    assert [(node, kept.start.vector.tolist()) for node, kept in relay.memories([1])] == [(1, [3, 3])]
 
 
 def test_a_reply_without_records_is_accepted():
-    relay = Relay()
+    relay = Relay(1)
 
-    relay.accept(0, RecordDict())
-    relay.turn()
+    relay.accept(0, 1, RecordDict())
 
     assert delivered(relay, 1) == ()
