@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from flower_dfl import codec
 from flower_dfl.errors import ConfigurationError, TopologyError
-from flower_dfl.protocols import Attack, PeerStrategy, Topology
-from flower_dfl.topologies.checking import check_graph
+from flower_dfl.protocols import Attack, PeerStrategy, Schedule, Topology
+from flower_dfl.topologies.checking import check_graph, check_round_graph
 from flower_dfl.training import TorchLearner
 from flower_dfl.types import (
     Aggregate,
@@ -39,6 +39,7 @@ __all__ = [
     "ContractViolation",
     "aggregate",
     "check_attack",
+    "check_schedule",
     "check_strategy",
     "check_topology",
     "craft",
@@ -300,6 +301,31 @@ def check_topology(topology: Topology, *, num_nodes: int = 10, num_byzantine: in
         except TopologyError as error:
             raise ContractViolation(str(error)) from error
     _require(set(drawn[0].edges) == set(drawn[1].edges), "the same seed draws the same graph")
+
+
+def check_schedule(schedule: Schedule, *, graph: "nx.Graph[int] | None" = None) -> None:
+    """Check that a schedule's graphs have the labels of the base graph, and follow from round and seed alone.
+
+    Args:
+        schedule: The schedule.
+        graph: The base graph; a connected one of eight nodes if not given.
+
+    Raises:
+        ContractViolation: It breaks the contract; the message says where.
+    """
+    base: nx.Graph[int] = nx.circulant_graph(8, [1, 3]) if graph is None else graph
+    before = base.copy()
+    keys = [(t, seed) for seed in (0, 1) for t in range(1, 9)]
+    drawn = {(t, seed): schedule(graph=base, round=t, seed=seed) for t, seed in keys}
+    for found in drawn.values():
+        try:
+            check_round_graph(found, len(before))
+        except TopologyError as error:
+            raise ContractViolation(str(error)) from error
+    _require(nx.utils.graphs_equal(base, before), "the base graph is unchanged")
+    for t, seed in reversed(keys):
+        again = schedule(graph=base, round=t, seed=seed)
+        _require(nx.utils.graphs_equal(again, drawn[t, seed]), "the same round and seed give the same graph")
 
 
 def _pickled(component: ComponentT) -> ComponentT:

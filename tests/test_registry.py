@@ -15,7 +15,7 @@ from flower_dfl.strategies.dfl_dual import DflDual
 from flower_dfl.types import Knowledge
 
 REGISTERED = [(kind, name) for kind in registry.COMPONENTS for name in registry.names(kind)]
-INNER = {"rule": "average", "attack": "label-flip"}
+INNER = {"rule": "average", "attack": "label-flip", "path": "graph.edgelist"}
 
 MODULE = '''
 from typing import Any, ClassVar, Literal
@@ -113,7 +113,7 @@ def test_every_registered_component_can_be_built(kind, name):
     signature = inspect.signature(getattr(importlib.import_module(module_name), attribute))
     required = {p.name for p in signature.parameters.values() if p.default is p.empty}
 
-    # what has no default is either supplied by the engine or another component: a rule or an attack
+    # what has no default is supplied by the engine, another component (a rule or an attack), or a file
     component = registry.build(kind, name, {key: value for key, value in INNER.items() if key in required})
 
     if kind in {"strategy", "attack"}:
@@ -139,7 +139,7 @@ def test_names_are_sorted_and_kebab_case(kind):
 def test_an_unknown_kind_is_refused_with_the_valid_ones():
     message = (
         r"^unknown kind of component 'strategies'\. Did you mean 'strategy'\? "
-        r"Valid: attack, data, model, partition, strategy, topology$"
+        r"Valid: attack, data, model, partition, schedule, strategy, topology$"
     )
     for ask in (registry.names, lambda kind: registry.build(kind, "x"), lambda kind: registry.describe(kind, "x")):
         with pytest.raises(UnknownComponentError, match=message):

@@ -14,6 +14,7 @@ from flower_dfl.testing import (
     ContractViolation,
     aggregate,
     check_attack,
+    check_schedule,
     check_strategy,
     check_topology,
     craft,
@@ -386,6 +387,46 @@ def test_a_topology_must_draw_the_same_graph_for_the_same_seed():
 
 def test_a_topology_that_keeps_the_contract_passes():
     check_topology(ring)
+
+
+def thinned(graph, round, seed):
+    return without(graph, (round + seed) % len(graph))
+
+
+def without(graph, node):
+    rest = graph.copy()
+    rest.remove_edges_from(list(graph.edges(node)))
+    return rest
+
+
+def greedy(graph):
+    graph.remove_edge(*next(iter(graph.edges)))
+    return graph.copy()
+
+
+@pytest.mark.parametrize(
+    ("change", "violation"),
+    [
+        (lambda graph: graph.edges, "must return a networkx.Graph, got EdgeView"),
+        (lambda graph: graph.subgraph(range(6)), "missing 6, 7"),
+        (lambda graph: graph.to_directed(), "undirected"),
+        (lambda graph: nx.path_graph(9), "not allowed 8"),
+        (lambda graph: nx.Graph([*graph.edges, (0, 0)]), "own neighbour"),
+        (greedy, "the base graph is unchanged"),
+        (lambda graph: without(graph, next(COUNTER) % 8), "the same round and seed give the same graph"),
+    ],
+)
+def test_every_planted_violation_of_a_schedule_is_found(change, violation):
+    def schedule(graph, round, seed):
+        return change(graph)
+
+    with pytest.raises(ContractViolation, match=violation):
+        check_schedule(schedule)
+
+
+def test_a_schedule_that_keeps_the_contract_passes():
+    check_schedule(thinned)
+    check_schedule(thinned, graph=nx.path_graph(3))
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ def test_attacks_keep_the_contract(attack):
     check_attack(attack)
 
 
-@pytest.mark.parametrize("name", registry.names("topology"))
+# the grids need a number of nodes that is not a prime, and a file its path: see tests/topologies
+@pytest.mark.parametrize("name", sorted({*registry.names("topology")} - {"file", "grid", "torus"}))
 @pytest.mark.parametrize(("num_nodes", "num_byzantine"), [(10, 2), (10, 6), (6, 0), (7, 3)])
 def test_topologies_keep_the_contract(name, num_nodes, num_byzantine):
     check_topology(registry.build("topology", name), num_nodes=num_nodes, num_byzantine=num_byzantine)
