@@ -18,15 +18,17 @@ from flower_dfl.errors import LostError
 from flower_dfl.experiment import Experiment, experiment_for
 from flower_dfl.node import node_facts, play, strike
 from flower_dfl.training import one_thread
+from flower_dfl.transport import workers
 from flower_dfl.transport.base import Transport
 from flower_dfl.transport.mailbox import MailboxTransport
 from flower_dfl.transport.relay import RelayTransport
 from flower_dfl.types import Need
-from flower_dfl.wire import DIGESTS, FACTS, FAILURE, REPORT, STEP
+from flower_dfl.wire import DIGESTS, FACTS, FAILURE, REPORT, START_TIMEOUT, STEP
 
 __all__ = ["app"]
 
 app = ClientApp()
+workers.install()
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ def _answer(message: Message, context: Context, work: Callable[[RunConfig], Reco
     """Do the work and reply; an error is an answer too, so that the server can name node and cause."""
     try:
         config = parse(dict(context.run_config))
+        with _deadline(START_TIMEOUT, _node(context)):
+            experiment_for(config)
         with _deadline(config.node_timeout, _node(context)), one_thread():
             return Message(content=work(config), reply_to=message)
     except Exception as error:
@@ -114,7 +118,7 @@ def _deadline(seconds: float, node: int) -> Iterator[None]:
     """
 
     def end() -> None:
-        _logger.critical("node %s took longer than node-timeout = %s s; ending its worker", node, seconds)
+        _logger.critical("node %s took longer than %s s; ending its worker", node, seconds)
         os._exit(1)
 
     timer = threading.Timer(seconds, end)

@@ -23,10 +23,11 @@ from flower_dfl.protocols import Attack
 from flower_dfl.records import RunWriter, create_run_folder
 from flower_dfl.rounds import Failure, Outcome, Wave, play_rounds, rounds_kept
 from flower_dfl.transport.base import Memory
+from flower_dfl.transport.cluster import describe_cluster
 from flower_dfl.transport.mailbox import Mailbox, is_ray_running
 from flower_dfl.transport.relay import HALF_STEP, MEMORY, MODEL, Relay
 from flower_dfl.types import Knowledge, NodeId, Update
-from flower_dfl.wire import DIGESTS, FACTS, FAILURE, REPORT, RUN_FOLDER_VARIABLE, STEP
+from flower_dfl.wire import DIGESTS, FACTS, FAILURE, REPORT, RUN_FOLDER_VARIABLE, START_TIMEOUT, STEP
 
 __all__ = ["app"]
 
@@ -61,6 +62,8 @@ def main(grid: Grid, context: Context) -> None:
     with RunWriter(folder, config, network, f"flower+{config.transport}", mark) as writer:
         team = _Team(grid, config, network, attack)
         writer.nodes(team.shake_hands())
+        if is_ray_running():
+            print(f"flower-dfl: {describe_cluster()}", flush=True)  # noqa: T201
         try:
             team.restore(checkpoint)
             play_rounds(config, network, attack, team, writer, resumed=checkpoint)
@@ -133,7 +136,8 @@ class _Team:
         outcomes: dict[NodeId, Outcome] = {}
         open_nodes = list(nodes)
         for _ in range(_DELIVERIES):
-            replies = self._ask({node: self._content(wave, message, node) for node in open_nodes}, MessageType.TRAIN)
+            contents = {node: self._content(wave, message, node) for node in open_nodes}
+            replies = self._ask(contents, MessageType.TRAIN)
             outcomes |= {node: self._outcome(node, message, reply) for node, reply in sorted(replies.items())}
             open_nodes = [node for node in open_nodes if outcomes[node] == _NOT_BEGUN]
             if not open_nodes:
@@ -218,7 +222,7 @@ class _Team:
         """Send one message to each node; what comes back is a reply's content, or why there is none."""
         by_address = {self._addresses[node]: node for node in contents}
         messages = [Message(content, self._addresses[node], kind) for node, content in contents.items()]
-        replies = _send_and_receive(self._grid, messages, self._config.node_timeout + _GRACE)
+        replies = _send_and_receive(self._grid, messages, self._config.node_timeout + START_TIMEOUT + _GRACE)
         limit = f"{self._config.node_timeout:.0f} s"
         found: dict[NodeId, RecordDict | Failure] = dict.fromkeys(
             contents, Failure(f"no answer within node-timeout = {limit}")

@@ -1,6 +1,9 @@
 """What launcher, server and nodes say to each other beside models: names of records and variables."""
 
-__all__ = ["DIGESTS", "FACTS", "FAILURE", "REPORT", "RUN_FOLDER_VARIABLE", "STEP"]
+__all__ = ["DIGESTS", "FACTS", "FAILURE", "REPORT", "RUN_FOLDER_VARIABLE", "START_TIMEOUT", "STEP"]
+
+START_TIMEOUT = 120.0
+"""Seconds that a new worker may take to import the package and to load its data, beside ``node-timeout``."""
 
 STEP = "step"
 """Server to node: kind of step, message number, transport, code version."""
