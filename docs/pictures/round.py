@@ -1,4 +1,4 @@
-"""Draw the way of one model through a round, in both engines: ``python docs/pictures/round.py`` writes ``round.svg``."""
+"""Draw the way of one model through a round: ``python docs/pictures/round.py`` writes ``round.svg``."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def main() -> None:
     axes.axis("off")
     path = Path(__file__).with_suffix(".svg")
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
-    print(path)
+    print(path)  # noqa: T201
 
 
 if __name__ == "__main__":

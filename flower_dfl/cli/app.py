@@ -4,25 +4,37 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import click
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from flower_dfl import registry
+from flower_dfl.cli.completion import complete_setting
 from flower_dfl.cli.display import Display
-from flower_dfl.cli.graph import print_diagnostics
+from flower_dfl.cli.failure import logged
+from flower_dfl.cli.graph import draw_graph, print_diagnostics
+from flower_dfl.cli.plot import plot
+from flower_dfl.cli.recorded import resume, verify
+from flower_dfl.cli.report import report
+from flower_dfl.cli.show import show
+from flower_dfl.cli.split import show_split
+from flower_dfl.cli.sweep import sweep, sweep_cell
+from flower_dfl.cli.table import table
 from flower_dfl.config import RunConfig, flatten, load_toml, parse, parse_assignment
 from flower_dfl.data.loading import load
-from flower_dfl.engines.flower import run_flower
+from flower_dfl.engines.flower import find_cluster, run_flower
 from flower_dfl.engines.local import run_local
 from flower_dfl.errors import ConfigurationError, DflError
 from flower_dfl.experiment import experiment_for
 from flower_dfl.network import build_network
-from flower_dfl.records import create_run_folder
+from flower_dfl.records import RoundSummary, create_run_folder
 from flower_dfl.topologies.placement import placement_warnings
+from flower_dfl.tracking import Tracker, hand_over, tracking
 
 __all__ = ["application", "main"]
 
@@ -32,14 +44,24 @@ application = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-data_application = typer.Typer(help="Prepare data sets.", no_args_is_help=True)
+data_application = typer.Typer(help="Prepare data sets, and see how they are dealt.", no_args_is_help=True)
 application.add_typer(data_application, name="data")
+application.command()(resume)
+application.command()(verify)
+application.command()(report)
+application.command()(sweep)
+application.command()(plot)
+application.command()(show)
+application.command(hidden=True)(sweep_cell)
+application.command()(table)
 
 _USAGE_ERROR, _FAILURE, _INTERRUPTED = 2, 1, 130
+_TRACEBACK = "FLOWER_DFL_TRACEBACK"
 _LISTED = {
     "strategy": "Strategies",
     "attack": "Attacks",
     "topology": "Topologies",
+    "schedule": "Schedules",
     "model": "Models",
     "data": "Data sets",
     "partition": "Partitions",
@@ -49,8 +71,16 @@ _TARGETED = ("alie-backdoor", "backdoor", "dba", "scaling")
 
 FileArgument = Annotated[Path | None, typer.Argument(help="TOML file with settings; see `flower-dfl keys`.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Override a setting; may be repeated.",
+        autocompletion=complete_setting,
+    ),
 ]
+PictureOption = Annotated[Path | None, typer.Option(help="Draw it, too: a file that ends in .png, .svg or .pdf.")]
 
 
 def main() -> None:
@@ -59,18 +89,14 @@ def main() -> None:
     errors = Console(stderr=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = application(standalone_mode=False)
+        code = application(prog_name="flower-dfl", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except ConfigurationError as error:
-        errors.print(f"[red]error:[/red] {error}", soft_wrap=True, highlight=False)
-        _leave(error, _USAGE_ERROR)
-    except DflError as error:
-        errors.print(f"[red]failed:[/red] {error}", soft_wrap=True, highlight=False)
-        _leave(error, _FAILURE)
     except (KeyboardInterrupt, click.Abort):
         code = _INTERRUPTED
+    except Exception as error:
+        sys.exit(_tell(error, errors))
     if code == _INTERRUPTED:  # typer itself turns Ctrl-C into this code
         errors.print("interrupted; what was recorded so far is in the run folder")
     sys.exit(code if isinstance(code, int) else 0)
@@ -82,10 +108,19 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _leave(error: BaseException, code: int) -> None:
-    if os.environ.get("FLOWER_DFL_TRACEBACK"):
+def _tell(error: Exception, console: Console) -> int:
+    """Say what failed and where the details are, and return the exit code."""
+    usage = isinstance(error, ConfigurationError)
+    label = ("error: ", "red") if usage else ("failed: ", "red")
+    message = str(error) if isinstance(error, DflError) else f"{type(error).__name__}: {error}"
+    console.print(Text.assemble(label, message), soft_wrap=True, highlight=False)
+    for note in getattr(error, "__notes__", ()):
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
+    if os.environ.get(_TRACEBACK):
         logging.getLogger(__name__).error("traceback", exc_info=error)
-    sys.exit(code)
+    elif not isinstance(error, DflError):
+        console.print(f"{_TRACEBACK}=1 shows where", highlight=False)
+    return _USAGE_ERROR if usage else _FAILURE
 
 
 @application.command()
@@ -99,27 +134,42 @@ def run(
     results_dir: Annotated[Path | None, typer.Option(help="Folder for the run's own folder.")] = None,
     cpus_per_node: Annotated[float, typer.Option(help="CPUs of each Ray worker.")] = 1.0,
     gpus_per_node: Annotated[float, typer.Option(help="GPUs of each Ray worker; fractions share one.")] = 0.0,
+    ray_address: Annotated[
+        str, typer.Option(envvar="RAY_ADDRESS", metavar="HOST:PORT", help="Ray cluster to join; 'local' starts one.")
+    ] = "local",
+    track: Annotated[
+        list[Tracker] | None, typer.Option(help="Follow the run there, too; it changes no result. May be repeated.")
+    ] = None,
 ) -> None:
     """Run an experiment and print the absolute path of its folder."""
     config = read_config(file, assignments, results_dir)
     network = experiment_for(config).network  # finds what is wrong with a configuration before anything starts
     for warning in placement_warnings(network.graph, network.byzantine):
         typer.echo(f"warning: {warning}", err=True)
-    folder = create_run_folder(config, Path.cwd())
     console = Console()
+    opened = tracking(track or [])
+    if engine == "flower" and ray_address != "local":
+        console.print(find_cluster(ray_address), soft_wrap=True, highlight=False)
+    folder = create_run_folder(config, Path.cwd())
     console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
-    with Display(config, engine, console) as display:
+    with logged(folder), opened(folder, config) as follow, Display(config, engine, console) as display:
+
+        def on_round(summary: RoundSummary) -> None:
+            display.round(summary)
+            follow(summary)
+
         if engine == "local":
-            run_local(config, folder, display.round)
+            run_local(config, folder, on_round)
         else:
-            run_flower(config, folder, display.round, cpus_per_node=cpus_per_node, gpus_per_node=gpus_per_node)
+            workers = {"cpus_per_node": cpus_per_node, "gpus_per_node": gpus_per_node}
+            run_flower(config, folder, on_round, **workers, ray_address=ray_address)
     display.conclude(folder)
     console.print(f"results: {folder}", soft_wrap=True, highlight=False)
 
 
 @application.command("list")
 def list_components() -> None:
-    """List strategies, attacks, topologies, models, data sets and partitions."""
+    """List strategies, attacks, topologies, schedules, models, data sets and partitions."""
     console = Console()
     for kind, title in _LISTED.items():
         console.print(f"[bold]{title}[/bold]")
@@ -136,10 +186,28 @@ def keys() -> None:
 
 
 @application.command()
-def topology(file: FileArgument = None, *, assignments: SetOption = None) -> None:
+def topology(file: FileArgument = None, *, assignments: SetOption = None, picture: PictureOption = None) -> None:
     """Print diagnostics of the graph of a configuration."""
     config = read_config(file, assignments, None)
-    print_diagnostics(build_network(config), config.topology.name, Console())
+    network = build_network(config)
+    print_diagnostics(network, config.topology.name, Console())
+    if picture is not None:
+        typer.echo(str(draw_graph(network, config.topology.name, picture)))
+
+
+@application.command()
+def track(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    to: Annotated[list[Tracker], typer.Option(help="Where to; may be repeated.")],
+) -> None:
+    """Hand a recorded run to TensorBoard or Weights & Biases."""
+    typer.echo(f"{hand_over(run, to)} rounds handed to {', '.join(to)}")
+
+
+@data_application.command("show")
+def show_data(file: FileArgument = None, *, assignments: SetOption = None, picture: PictureOption = None) -> None:
+    """Show how many samples of which label every node of a configuration gets."""
+    show_split(read_config(file, assignments, None), picture, Console())
 
 
 @application.command()
@@ -183,7 +251,18 @@ def read_config(file: Path | None, assignments: list[str] | None, results_dir: P
         table = _with(table, key, value)
     if results_dir is not None:
         table = _with(table, "results-dir", str(results_dir.resolve()))
-    return parse(table)
+    return _anchored(parse(table))
+
+
+def _anchored(config: RunConfig) -> RunConfig:
+    """Return the configuration with the caller's relative paths made absolute: workers start in other folders."""
+    if config.data.root:
+        config = replace(config, data=replace(config.data, root=str(Path(config.data.root).resolve())))
+    path = config.topology.params.get("path")
+    if isinstance(path, str):
+        params = {**config.topology.params, "path": str(Path(path).resolve())}
+        config = replace(config, topology=replace(config.topology, params=params))
+    return config
 
 
 def _with(table: dict[str, object], key: str, value: object) -> dict[str, object]:

@@ -9,6 +9,8 @@ from rich.console import Console
 
 from flower_dfl.checkpoint import check_code, load_checkpoint, recorded_config, recorded_environment
 from flower_dfl.cli.display import Display
+from flower_dfl.cli.failure import logged
+from flower_dfl.cli.failure import logged
 from flower_dfl.code_version import code_version
 from flower_dfl.engines.flower import run_flower
 from flower_dfl.engines.local import run_local
@@ -29,6 +31,9 @@ def resume(
     ] = None,
     cpus_per_node: Annotated[float, typer.Option(help="CPUs of each Ray worker.")] = 1.0,
     gpus_per_node: Annotated[float, typer.Option(help="GPUs of each Ray worker; fractions share one.")] = 0.0,
+    ray_address: Annotated[
+        str, typer.Option(envvar="RAY_ADDRESS", metavar="HOST:PORT", help="Ray cluster to join; 'local' starts one.")
+    ] = "local",
 ) -> None:
     """Go on with an interrupted run: it ends with the same bytes as if it had never stopped."""
     folder, console = run_folder.resolve(), Console()
@@ -42,11 +47,12 @@ def resume(
     chosen = engine or ("local" if environment["engine"] == "local" else "flower")
     console.print(f"run folder: {folder}, going on after round {closed}", soft_wrap=True, highlight=False)
     reopen(folder, closed)
-    with Display(config, chosen, console) as display:
+    with logged(folder), Display(config, chosen, console) as display:
         if chosen == "local":
             run_local(config, folder, display.round, resume=True)
         else:
-            run_flower(config, folder, display.round, cpus_per_node=cpus_per_node, gpus_per_node=gpus_per_node)
+            resources = {"cpus_per_node": cpus_per_node, "gpus_per_node": gpus_per_node}
+            run_flower(config, folder, display.round, **resources, ray_address=ray_address)
     display.conclude(folder)
     console.print(f"results: {folder}", soft_wrap=True, highlight=False)
 

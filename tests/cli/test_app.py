@@ -16,27 +16,6 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run ``flower-dfl`` with these arguments in an empty folder; return exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.delenv("FLOWER_DFL_TRACEBACK", raising=False)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["flower-dfl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    yield call
-    signal.signal(signal.SIGTERM, handler)
-
-
 def settings(*extra):
     return [part for assignment in [*TINY, *extra] for part in ("--set", assignment)]
 
@@ -242,7 +221,11 @@ def test_a_failing_node_is_exit_code_one_and_its_rule_was_found_in_the_callers_f
     code, output, errors = command("run", "--engine", "local", *settings("strategy.name=cli_test_rules:Broken"))
 
     assert code == 1
-    assert errors == ("failed: node 0 failed between the exchanges of rounds 1 and 2: ZeroDivisionError: nothing\n")
+    log = tmp_path / run_folder(output) / "run.log"
+    failed, details = errors.splitlines()
+    assert failed == "failed: node 0 failed between the exchanges of rounds 1 and 2: ZeroDivisionError: nothing"
+    assert details == f"details: {log}"
+    assert 'raise ZeroDivisionError("nothing")' in log.read_text(encoding="utf-8")
     summary = json.loads((tmp_path / run_folder(output) / "summary.json").read_text(encoding="utf-8"))
     assert summary["status"] == "failed"
     monkeypatch.delitem(sys.modules, "cli_test_rules")
@@ -276,8 +259,9 @@ def test_a_polite_request_to_end_is_an_interruption(command, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (TransportError("gone [red]x[/red]"), 1, "failed: gone "),
-        (ConfigurationError("late"), 2, "error: late"),
+        (TransportError("gone [red]x[/red]"), 1, "failed: gone [red]x[/red]\ndetails: "),
+        (ConfigurationError("late"), 2, "error: late\ndetails: "),
+        (RuntimeError("a bug"), 1, "failed: RuntimeError: a bug\ndetails: "),
     ],
 )
 def test_errors_of_an_engine_decide_the_exit_code(command, monkeypatch, error, code, message):
@@ -292,6 +276,23 @@ def test_errors_of_an_engine_decide_the_exit_code(command, monkeypatch, error, c
     assert errors.startswith(message)
 
 
+def test_a_traceback_is_shown_to_who_asks_for_it(command, monkeypatch, caplog):
+    def fails(*arguments, **options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(app, "run_local", fails)
+
+    _, _, silent = command("run", "--engine", "local", *settings())
+    told = list(caplog.records)
+    monkeypatch.setenv("FLOWER_DFL_TRACEBACK", "1")
+    command("run", "--engine", "local", *settings())
+
+    assert "FLOWER_DFL_TRACEBACK=1 shows where" in silent
+    assert "Traceback" not in silent
+    assert not told
+    assert "RuntimeError: a bug" in caplog.text
+
+
 def test_the_engines_options_are_handed_on(command, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(app, "run_flower", lambda config, folder, on_round, **options: seen.append((config, options)))
@@ -302,7 +303,7 @@ def test_the_engines_options_are_handed_on(command, monkeypatch, tmp_path):
     )
 
     assert code == 0
-    assert seen[0][1] == {"cpus_per_node": 0.5, "gpus_per_node": 0.25}
+    assert seen[0][1] == {"cpus_per_node": 0.5, "gpus_per_node": 0.25, "ray_address": "local"}
     assert run_folder(output).startswith(str(tmp_path / "out"))
 
 
@@ -321,3 +322,12 @@ def test_preparing_data_from_nowhere_is_an_error(command):
 
     assert code in {1, 2}
     assert "nowhere" in errors
+
+
+def test_relative_paths_are_those_of_the_caller(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    config = app.read_config(None, ["data.root=data", "topology.name=file", "topology.params=path = 'g.graphml'"], None)
+
+    assert config.data.root == str(tmp_path / "data")
+    assert config.topology.params == {"path": str(tmp_path / "g.graphml")}

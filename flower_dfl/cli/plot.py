@@ -1,0 +1,116 @@
+"""``flower-dfl plot``: the figures of a sweep."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flower_dfl.config import parse_assignment
+from flower_dfl.errors import ConfigurationError
+from flower_dfl.extras import needs_extra
+from flower_dfl.figures.series import (
+    BYZANTINE_SHARE,
+    METRICS,
+    ROUND,
+    Band,
+    axis_for,
+    curves,
+    pick,
+    with_parameters,
+)
+from flower_dfl.sweeps.tables import Cell, read_cells, unfinished_cells
+
+__all__ = ["plot"]
+
+Kind = StrEnum("Kind", ["rounds", "byzantine", "skew", "frontier"])  # typer repeats enumerations, not literals
+MetricName = StrEnum("MetricName", ["accuracy", "worst-accuracy", "asr", "worst-asr"])
+
+_AXES = {Kind.rounds: ROUND, Kind.byzantine: BYZANTINE_SHARE, Kind.skew: "data.params.p"}
+_NAMED = 3  # runs that a warning lists
+
+
+def plot(
+    folder: Annotated[Path, typer.Argument(help="A sweep, or any folder of runs.")],
+    *,
+    kind: Annotated[
+        list[Kind] | None,
+        typer.Option(
+            help="Against the round, the share of Byzantine nodes or the degree of non-IID data; or accuracy against "
+            "attack success rate. May be repeated. Without --kind and --x: what the runs differ in."
+        ),
+    ] = None,
+    x: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Against this setting, such as attack.params.beta. May be repeated."),
+    ] = None,
+    lines: Annotated[str, typer.Option(metavar="KEY", help="Setting of which every value gets a line.")] = (
+        "strategy.name"
+    ),
+    panels: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Setting of which every value gets a panel.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only the runs with this setting. May be repeated."),
+    ] = None,
+    metric: Annotated[
+        list[MetricName] | None, typer.Option(help="What to draw; accuracy and asr by default. May be repeated.")
+    ] = None,
+    band: Annotated[
+        Band, typer.Option(help="Around the mean over seeds: smallest to largest, or one standard deviation.")
+    ] = "min-max",
+    out: Annotated[Path | None, typer.Option(help="Folder for the figures; FOLDER/figures by default.")] = None,
+) -> None:
+    """Draw a sweep as PDF, SVG and PNG and print the absolute paths."""
+    cells = pick(_completed(folder), dict(map(parse_assignment, where or [])))
+    place = out or folder / "figures"
+    axes = [_AXES[name] for name in kind or [] if name in _AXES] + (x or [])
+    if not kind and not axes:
+        axes = [axis_for(cells, lines, panels)]
+    if Kind.frontier in (kind or []):
+        _save_frontier(cells, place)
+    for axis in axes:
+        for name in metric or ("accuracy", "asr"):
+            _save_curves(cells, str(name), axis, lines=lines, panels=panels, band=band, place=place)
+
+
+def _completed(folder: Path) -> list[Cell]:
+    cells = read_cells(folder)
+    unfinished = [cell.name for cell in unfinished_cells(folder)]
+    if not cells:
+        raise ConfigurationError(f"none of the {len(unfinished)} runs in {folder} is complete")
+    if unfinished:
+        named = ", ".join(unfinished[:_NAMED]) + (", ..." if len(unfinished) > _NAMED else "")
+        typer.echo(f"warning: left out {len(unfinished)} runs that are not complete: {named}", err=True)
+    return [with_parameters(cell) for cell in cells]
+
+
+def _save_curves(
+    cells: Sequence[Cell], name: str, axis: str, *, lines: str, panels: str | None, band: Band, place: Path
+) -> None:
+    with needs_extra("report"):
+        from flower_dfl.figures.lines import draw_lines  # noqa: PLC0415 - imports matplotlib
+        from flower_dfl.figures.style import SUFFIXES, save  # noqa: PLC0415
+
+    metric = METRICS[name]
+    measured = [cell for cell in cells if cell.summary.get(metric.summary) is not None]
+    if len(measured) < len(cells):
+        without = sorted({str(cell.settings["attack.name"]) for cell in cells if cell not in measured})
+        typer.echo(f"no {metric.label} under {', '.join(without)}: {len(cells) - len(measured)} runs", err=True)
+    if measured:
+        figure = draw_lines(curves(measured, metric, axis, lines, panels), axis, metric.label, lines, band)
+        for suffix in SUFFIXES:
+            typer.echo(str(save(figure, place / f"{name}-by-{axis}{suffix}")))
+
+
+def _save_frontier(cells: Sequence[Cell], place: Path) -> None:
+    with needs_extra("report"):
+        from flower_dfl.figures.frontier import draw_frontier, standings  # noqa: PLC0415 - imports matplotlib
+        from flower_dfl.figures.style import SUFFIXES, save  # noqa: PLC0415
+
+    seeds, attacks = (len({cell.settings[key] for cell in cells}) for key in ("seed", "attack.name"))
+    figure = draw_frontier(standings(cells), attacks=attacks, seeds=seeds)
+    for suffix in SUFFIXES:
+        typer.echo(str(save(figure, place / f"frontier{suffix}")))

@@ -1,0 +1,56 @@
+"""``flower-dfl table``: what a sweep found."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flower_dfl.config import config_keys, parse, parse_assignment
+from flower_dfl.errors import ConfigurationError
+from flower_dfl.sweeps.cells import settings_of
+from flower_dfl.sweeps.formats import FORMATS, write_csv, write_parquet
+from flower_dfl.sweeps.tables import Cell, aggregate, notes, read_cells, tidy, unfinished_cells
+from flower_dfl.validation import check_known
+
+__all__ = ["table"]
+
+_METRICS = ("honest_accuracy_mean", "honest_accuracy_min", "attack_success_rate_mean")
+
+
+def table(
+    folder: Annotated[Path, typer.Argument(help="Folder of a sweep, or any folder with runs below it.")],
+    *,
+    metric: Annotated[list[str] | None, typer.Option(help="What to tabulate; may be repeated.")] = None,
+    rows: Annotated[list[str] | None, typer.Option(metavar="KEY", help="Rows; may be repeated. [strategy]")] = None,
+    columns: Annotated[list[str] | None, typer.Option(metavar="KEY", help="Likewise columns. [attack]")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only cells with this setting; may be repeated.")
+    ] = None,
+    format: Annotated[Literal["text", "markdown", "latex"], typer.Option(help="Form of the tables.")] = "text",
+    csv: Annotated[Path | None, typer.Option(help="Also write one row a cell to this CSV file.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Likewise to this Parquet file.")] = None,
+) -> None:
+    """Print mean, spread and worst seed of every metric; refuse to average what differs in more than the seed."""
+    wanted = dict(_filter(text) for text in where or [])
+    complete, unfinished = (_chosen(cells, wanted) for cells in (read_cells(folder), unfinished_cells(folder)))
+    remarks = notes(complete, unfinished)
+    if not complete:
+        raise ConfigurationError(f"there is nothing to tabulate in {folder}: {'; '.join(remarks)}")
+    tables = [aggregate(complete, name, rows or ["strategy"], columns or ["attack"]) for name in metric or _METRICS]
+    for found in tables:
+        typer.echo(FORMATS[format](found, remarks if found is tables[-1] else ()) + "\n")
+    if csv is not None:
+        write_csv(tidy(complete), csv)
+    if parquet is not None:
+        write_parquet(tidy(complete), parquet)
+
+
+def _filter(text: str) -> tuple[str, str | int | float]:
+    """Read ``key=value``, the value spelt as in a whole configuration."""
+    key, value = parse_assignment(text)
+    check_known("configuration key", key, config_keys())
+    return key, settings_of(parse({key: value}))[key]
+
+
+def _chosen(cells: list[Cell], wanted: dict[str, str | int | float]) -> list[Cell]:
+    return [cell for cell in cells if all(cell.settings[key] == value for key, value in wanted.items())]

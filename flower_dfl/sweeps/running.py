@@ -1,0 +1,269 @@
+"""Running the cells that are not complete, each in an operating system process of its own.
+
+A process starts by locking its cell's folder and looking at what is there (:func:`next_command`); it ends when the
+sweep does, because it follows the pipe that the sweep holds. So a sweep that was killed can be started again at once: a
+cell is never run by two processes at the same time, and never again when it is complete.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import psutil
+import tomli_w
+
+from flower_dfl.code_version import code_version
+from flower_dfl.config import nest
+from flower_dfl.engines.guardian import Family
+from flower_dfl.sweeps.cells import code_of, completed_run, matching_runs
+from flower_dfl.sweeps.definition import PlannedCell, Sweep
+from flower_dfl.sweeps.processes import locked
+
+__all__ = ["LOG", "Backend", "Ended", "LocalProcesses", "Progress", "next_command", "outcome", "run_sweep"]
+
+LOG = "log.txt"
+"""What the processes of a cell say, in its folder."""
+
+_POLL = 0.2
+_END_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A cell's process that has ended.
+
+    Attributes:
+        folder: The cell's folder.
+        error: Why the cell is not complete; None if it is.
+    """
+
+    folder: Path
+    error: str | None
+
+
+class Backend(Protocol):
+    """Where the processes of cells run. As a context manager it ends, on leaving, all that still run."""
+
+    @property
+    def slots(self) -> int:
+        """How many may run at once."""
+
+    def start(self, folder: Path) -> None:
+        """Start the process of a cell."""
+
+    def ended(self) -> list[Ended]:
+        """Wait a moment, and return the cells whose processes have ended since."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A sweep at one moment.
+
+    Attributes:
+        statuses: Of every cell by name: ``waiting``, ``running``, ``completed`` or ``failed``.
+        seconds_left: Estimate, from the mean of the cells that ended in this session; None before the first.
+        cell: The cell that has just ended, None if none has.
+        seconds: How long it took.
+        error: Why it failed, None if it did not.
+    """
+
+    statuses: Mapping[str, str]
+    seconds_left: float | None
+    cell: str | None = None
+    seconds: float = 0.0
+    error: str | None = None
+
+
+def run_sweep(
+    sweep: Sweep, folder: Path, backend: Backend, report: Callable[[Progress], None] = lambda _: None
+) -> dict[str, str]:
+    """Run the cells of a sweep that are not complete, and return the status of every cell by name.
+
+    Args:
+        sweep: What to run.
+        folder: Its folder; what is there from an earlier session counts.
+        backend: Where to run it.
+        report: Called at the start and whenever a cell starts or ends.
+
+    Raises:
+        DflError: Another process runs a sweep in this folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "lock", f"the sweep folder {folder}"):
+        return _Session(sweep, folder, backend, report).run()
+
+
+class _Session:
+    """One call of :func:`run_sweep`."""
+
+    def __init__(self, sweep: Sweep, folder: Path, backend: Backend, report: Callable[[Progress], None]) -> None:
+        self._sweep = sweep
+        self._folder = folder
+        self._backend = backend
+        self._report = report
+        self._cells = {_prepare(folder, cell): cell for cell in sweep.cells}
+        self._statuses = {
+            cell.name: "completed" if completed_run(path) else "waiting" for path, cell in self._cells.items()
+        }
+        self._began: dict[Path, float] = {}
+        self._durations: list[float] = []
+
+    def run(self) -> dict[str, str]:
+        waiting = deque(path for path, cell in self._cells.items() if self._statuses[cell.name] == "waiting")
+        self._publish()
+        try:
+            with self._backend as backend:
+                while waiting or self._began:
+                    while waiting and len(self._began) < backend.slots:
+                        self._start(waiting.popleft())
+                    for ended in backend.ended():
+                        self._end(ended)
+        finally:
+            for path in self._began:  # ended on leaving the backend
+                self._statuses[self._cells[path].name] = "completed" if completed_run(path) else "waiting"
+            self._write_index()
+        return self._statuses
+
+    def _start(self, path: Path) -> None:
+        self._began[path] = time.monotonic()
+        self._backend.start(path)
+        self._statuses[self._cells[path].name] = "running"
+        self._publish()
+
+    def _end(self, ended: Ended) -> None:
+        name = self._cells[ended.folder].name
+        seconds = time.monotonic() - self._began.pop(ended.folder)
+        self._durations.append(seconds)
+        self._statuses[name] = "failed" if ended.error else "completed"
+        self._publish(cell=name, seconds=seconds, error=ended.error)
+
+    def _publish(self, **last: Any) -> None:  # noqa: ANN401 - fields of Progress
+        self._write_index()
+        left = sum(status in ("waiting", "running") for status in self._statuses.values())
+        mean = sum(self._durations) / len(self._durations) if self._durations else None
+        estimate = None if mean is None else mean * left / min(self._backend.slots, max(left, 1))
+        self._report(Progress(dict(self._statuses), estimate, **last))
+
+    def _write_index(self) -> None:
+        tables = [cell.settings for cell in self._sweep.cells]
+        differing = [key for key in tables[0] if any(table[key] != tables[0][key] for table in tables)]
+        cells = [
+            {
+                "name": cell.name,
+                "hash": cell.hash,
+                "settings": {key: cell.settings[key] for key in differing},
+                "folder": str(path.relative_to(self._folder)),
+                "status": self._statuses[cell.name],
+            }
+            for path, cell in self._cells.items()
+        ]
+        temporary = self._folder / "sweep.partial"
+        temporary.write_text(json.dumps({"definition": self._sweep.text, "cells": cells}, indent=1), encoding="utf-8")
+        temporary.replace(self._folder / "sweep.json")
+
+
+def _prepare(folder: Path, cell: PlannedCell) -> Path:
+    """Make a cell's folder, with its settings as a file that ``flower-dfl run`` takes too."""
+    path = folder / "cells" / cell.folder
+    path.mkdir(parents=True, exist_ok=True)
+    temporary = path / "settings.partial"
+    temporary.write_text(tomli_w.dumps(nest(cell.settings)), encoding="utf-8")
+    temporary.replace(path / "settings.toml")
+    return path
+
+
+def next_command(folder: Path, engine: str) -> list[str] | None:
+    """Return what ``flower-dfl`` has to do for a cell: resume, start anew, or nothing (None), as it is complete.
+
+    A run that other code began is not resumed.
+    """
+    if completed_run(folder):
+        return None
+    for run in reversed(matching_runs(folder)):
+        if any(run.glob("checkpoint/state-*")) and code_of(run) == code_version():
+            return ["resume", str(run)]
+    return ["run", str(folder / "settings.toml"), "--engine", engine, "--results-dir", str(folder)]
+
+
+def outcome(folder: Path, code: int) -> str | None:
+    """Return why a cell whose process ended with this code is not complete, or None if it is.
+
+    What is on disk decides, not the code.
+    """
+    if completed_run(folder):
+        return None
+    if code < 0:
+        return f"ended by signal {-code}"
+    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in said if line.startswith(("error: ", "failed: "))]
+    return (errors or said or [f"ended with code {code}"])[-1]
+
+
+class LocalProcesses:
+    """Processes on this machine.
+
+    Args:
+        slots: How many at once.
+        engine: Engine of the runs.
+        environment: Their environment; None is this process's.
+    """
+
+    def __init__(self, slots: int, engine: str, environment: Mapping[str, str] | None = None) -> None:
+        self.slots = slots
+        self._engine = engine
+        self._environment = environment
+        self._processes: dict[Path, psutil.Popen] = {}
+
+    def start(self, folder: Path) -> None:
+        """Start the process of a cell; its output goes to the cell's log."""
+        with (folder / LOG).open("ab") as log:
+            self._processes[folder] = psutil.Popen(
+                [sys.executable, "-m", "flower_dfl", "sweep-cell", str(folder), "--engine", self._engine],
+                env=self._environment,
+                stdin=subprocess.PIPE,  # nothing is written to it: it ends when this process does
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches the sweep only, which then ends its cells
+            )
+
+    def ended(self) -> list[Ended]:
+        """Wait a moment, and return the cells whose processes have ended since."""
+        found = [folder for folder, process in self._processes.items() if process.poll() is not None]
+        if not found:
+            time.sleep(_POLL)
+        return [Ended(folder, outcome(folder, self._close(folder))) for folder in found]
+
+    def _close(self, folder: Path) -> int:
+        process = self._processes.pop(folder)
+        process.stdin.close()
+        return int(process.wait())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        processes = list(self._processes.values())
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()  # once: a second time would interrupt what it does to end
+        for stuck in psutil.wait_procs(processes, timeout=_END_TIMEOUT)[1]:
+            Family(stuck).end()
+        for process in processes:
+            process.stdin.close()

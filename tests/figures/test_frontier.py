@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from flower_dfl.errors import ConfigurationError
+
+pytest.importorskip("matplotlib", reason="needs the extra flower-dfl[report]")
+
+from flower_dfl.figures.frontier import Standing, draw_frontier, standings
+from flower_dfl.sweeps.tables import Cell
+
+
+def cell(rule, attack, accuracy, rate, seed=0, **settings):
+    table = {"seed": seed, "num-nodes": 10, "strategy.name": rule, "attack.name": attack} | settings
+    return Cell(
+        f"{rule}-{attack}-{seed}",
+        Path(),
+        table,
+        {"honest_accuracy_mean": accuracy, "attack_success_rate_mean": rate},
+    )
+
+
+def test_a_rule_stands_where_its_worst_attacks_put_it():
+    cells = [
+        cell("krum", "scaling", 0.7, 0.2, seed=0),
+        cell("krum", "scaling", 0.5, 0.4, seed=1),  # means 0.6 and 0.3
+        cell("krum", "dba", 0.8, 0.9),
+        cell("krum", "label-flip", 0.4, None),
+    ]
+
+    (found,) = standings(cells)
+
+    assert found == Standing("krum", pytest.approx(0.4), pytest.approx(0.9), efficient=True)
+
+
+def test_the_front_holds_the_rules_that_no_other_beats():
+    # a and b trade accuracy for rate; c equals b; d is worse than b in one; e is worse in both.
+    numbers = {"a": (0.9, 0.5), "b": (0.6, 0.1), "c": (0.6, 0.1), "d": (0.6, 0.2), "e": (0.5, 0.6)}
+
+    found = standings([cell(name, "scaling", *pair) for name, pair in numbers.items()])
+
+    assert [standing.name for standing in found if standing.efficient] == ["a", "b", "c"]
+
+
+def test_a_rule_with_several_parameters_is_several_rules():
+    cells = [cell("krum", "scaling", 0.5, 0.5, **{"strategy.params.m": m}) for m in (2, 3)]
+
+    assert [standing.name for standing in standings(cells)] == ["krum (m = 2)", "krum (m = 3)"]
+
+
+def test_rules_that_met_different_attacks_are_not_compared():
+    cells = [cell("krum", "scaling", 0.5, 0.5), cell("krum", "dba", 0.5, 0.5), cell("ios", "dba", 0.5, 0.5)]
+
+    with pytest.raises(ConfigurationError, match="scaling was tried on krum and not on ios"):
+        standings(cells)
+
+
+def test_runs_that_differ_in_more_are_not_compared():
+    cells = [cell("krum", "scaling", 0.5, 0.5), cell("ios", "scaling", 0.5, 0.5, **{"num-nodes": 20})]
+
+    with pytest.raises(ConfigurationError, match="also differ in num-nodes"):
+        standings(cells)
+
+
+def test_without_a_trigger_there_is_no_frontier():
+    with pytest.raises(ConfigurationError, match="none of the attacks on krum has a trigger"):
+        standings([cell("krum", "label-flip", 0.5, None)])
+
+
+def test_names_cover_neither_points_nor_one_another():
+    crowd = [Standing(f"rule-{i}", 0.7 + 0.004 * (i % 4), 0.97 + 0.004 * (i // 4), efficient=i == 0) for i in range(16)]
+
+    figure = draw_frontier(crowd, attacks=1, seeds=3)
+
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = [text.get_bbox_patch() or text for text in axes.texts]
+    extents = [super(type(box), box).get_window_extent() for box in boxes]  # the text without its leader
+    assert len(extents) == 16
+    assert not any(a.overlaps(b) for i, a in enumerate(extents) for b in extents[:i])
+
+
+def test_the_axes_say_over_how_many_attacks_the_worst_is_taken():
+    figure = draw_frontier([Standing("a", 0.5, 0.5, efficient=True)], attacks=4, seeds=1)
+
+    assert figure.axes[0].get_xlabel() == "attack success rate, worst of 4 attacks"
+    assert figure.legends[0].get_title().get_text() == "one seed"

@@ -1,0 +1,381 @@
+"""Sweeps of real cells, each a process of its own, on the local engine."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import tomllib
+
+import psutil
+import pytest
+
+from flower_dfl.code_version import code_version
+from flower_dfl.config import parse
+from flower_dfl.engines.local import run_local
+from flower_dfl.errors import DflError
+from flower_dfl.sweeps.cells import runs_of
+from flower_dfl.sweeps.processes import locked
+from flower_dfl.sweeps.running import LocalProcesses, next_command, outcome, run_sweep
+from flower_dfl.sweeps.tables import aggregate, read_cells, unfinished_cells
+from tests.sweeps.conftest import BASE, flower_dfl, planned, wait_for, write_run, write_sweep
+
+RULES = '''
+"""Rules for tests; cells import them by reference."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from flower_dfl.protocols import PeerStrategy
+from flower_dfl.strategies.average import Average
+
+
+class Broken(PeerStrategy[None]):
+    def aggregate(self, inbox, state, ctx):
+        raise ZeroDivisionError("planned failure")
+
+
+class Killed(PeerStrategy[None]):
+    def aggregate(self, inbox, state, ctx):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KilledOnce(Average):
+    def aggregate(self, inbox, state, ctx):
+        if ctx.round == 3 and not Path("killed").exists():
+            Path("killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().aggregate(inbox, state, ctx)
+
+
+class Endless(PeerStrategy[None]):
+    def aggregate(self, inbox, state, ctx):
+        Path("pid").write_text(f"{os.getpid()}\\\\n")
+        time.sleep(600)
+'''
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder in which the reference ``sweep_rules:...`` can be imported."""
+    (tmp_path / "sweep_rules.py").write_text(RULES.replace("\\\\n", "\\n"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("sweep_rules", None)
+
+
+def test_cells_run_and_are_not_run_again(workplace):
+    sweep = planned(workplace, "[matrix]\nseed = [0, 1]\n")
+    seen = []
+
+    first = run_sweep(sweep, workplace / "out", LocalProcesses(2, "local"), seen.append)
+
+    assert first == {"seed0": "completed", "seed1": "completed"}
+    assert dict(seen[0].statuses) == {"seed0": "waiting", "seed1": "waiting"}
+    assert seen[0].seconds_left is None
+    assert [progress.cell for progress in seen if progress.cell] in (["seed0", "seed1"], ["seed1", "seed0"])
+    assert seen[-1].seconds_left == 0
+    index = json.loads((workplace / "out" / "sweep.json").read_text(encoding="utf-8"))
+    assert index["definition"] == sweep.text
+    assert index["cells"] == [
+        {"name": cell.name, "hash": cell.hash, "settings": {"seed": seed}, "folder": f"cells/{cell.folder}",
+         "status": "completed"}
+        for seed, cell in enumerate(sweep.cells)
+    ]  # fmt: skip
+    logs = [(workplace / "out" / "cells" / cell.folder / "log.txt").read_text(encoding="utf-8") for cell in sweep.cells]
+    assert all(log.count("run folder: ") == 1 for log in logs)
+
+    again = run_sweep(sweep, workplace / "out", Refuses())
+
+    assert again == first
+    assert [cell.name for cell in read_cells(workplace / "out")] == ["seed0", "seed1"]
+
+
+class Refuses(LocalProcesses):
+    """A backend that nobody may use."""
+
+    def __init__(self):
+        super().__init__(1, "local")
+
+    def start(self, folder):
+        raise AssertionError(folder)
+
+
+def test_a_cell_that_fails_is_told_with_its_last_line_and_the_others_go_on(workplace):
+    path = write_sweep(workplace, """
+        [matrix]
+        "strategy.name" = ["sweep_rules:Broken", "sweep_rules:Killed", "average"]
+    """)  # fmt: skip
+
+    process = flower_dfl("sweep", path, "--engine", "local", "--results-dir", "out", "--jobs", 1, cwd=workplace)
+    output, errors = process.communicate()
+
+    lines = output.splitlines()
+    assert process.returncode == 1, errors
+    assert lines[0] == f"sweep folder: {workplace / 'out'}"
+    assert "1/3 failed sweep_rules:Broken (" in lines[1]
+    assert re.search(r"\): failed: node 0 failed .*: ZeroDivisionError: planned failure$", lines[1])
+    assert "2/3 failed sweep_rules:Killed (" in lines[2]
+    assert lines[2].endswith("): ended by signal 9")
+    assert "3/3 completed average (" in lines[3]
+    assert lines[4].startswith("1 of 3 cells complete")
+    assert [cell.name for cell in read_cells(workplace / "out")] == ["average"]
+    assert [cell.summary["status"] for cell in unfinished_cells(workplace / "out")] == ["failed", "running"]
+
+
+def test_a_cell_that_was_killed_goes_on_from_its_checkpoint(workplace):
+    sweep = planned(workplace, """
+        [matrix]
+        "strategy.name" = ["sweep_rules:KilledOnce"]
+        "num-rounds" = [4]
+        "checkpoint.every" = [1]
+    """)  # fmt: skip
+
+    first = run_sweep(sweep, workplace / "out", LocalProcesses(1, "local"))
+    second = run_sweep(sweep, workplace / "out", LocalProcesses(1, "local"))
+
+    assert (list(first.values()), list(second.values())) == (["failed"], ["completed"])
+    (cell,) = read_cells(workplace / "out")
+    assert len(runs_of(cell.folder.parent)) == 1
+    assert "going on after round 2" in (cell.folder.parent / "log.txt").read_text(encoding="utf-8")
+    (workplace / "alone").mkdir()
+    run_local(parse(cell.settings), workplace / "alone")
+    for node in range(3):
+        name = f"checkpoint/node-{node}.safetensors"
+        assert (cell.folder / name).read_bytes() == (workplace / "alone" / name).read_bytes()
+
+
+def test_a_wrong_file_is_exit_code_two_before_anything_starts(workplace):
+    path = write_sweep(workplace, "[matrix]\nsed = [0]\n")
+
+    process = flower_dfl("sweep", path, "--results-dir", "out", cwd=workplace)
+    output, errors = process.communicate()
+
+    assert process.returncode == 2
+    assert errors.startswith("error: unknown configuration key 'sed'. Did you mean 'seed'?")
+    assert output == ""
+    assert not (workplace / "out").exists()
+
+
+def test_an_interrupted_sweep_ends_its_cells_and_is_exit_code_130(workplace):
+    path = write_sweep(workplace, '[matrix]\n"strategy.name" = ["sweep_rules:Endless", "average"]\n')
+    process = flower_dfl(
+        "sweep", path, "--engine", "local", "--results-dir", "out", "--jobs", 1, cwd=workplace,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background processes ignore it
+    )  # fmt: skip
+    cell = psutil.Process(int(wait_for(workplace / "pid", process)))
+
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+
+    assert process.returncode == 130, errors
+    assert not cell.is_running()
+    statuses = [entry["status"] for entry in json.loads((workplace / "out" / "sweep.json").read_text())["cells"]]
+    assert statuses == ["waiting", "waiting"]
+    assert unfinished_cells(workplace / "out")[0].summary["status"] == "interrupted"
+
+
+def test_the_cells_of_a_killed_sweep_end_by_themselves(workplace):
+    path = write_sweep(workplace, '[matrix]\n"strategy.name" = ["sweep_rules:Endless"]\n')
+    process = flower_dfl("sweep", path, "--engine", "local", "--results-dir", "out", cwd=workplace)
+    cell = psutil.Process(int(wait_for(workplace / "pid", process)))
+
+    process.kill()
+    process.communicate()
+
+    cell.wait(timeout=100)
+    assert unfinished_cells(workplace / "out")[0].summary["status"] == "interrupted"
+
+
+def test_two_sweeps_cannot_run_in_one_folder(workplace):
+    sweep = planned(workplace, "[matrix]\nseed = [0]\n")
+    (workplace / "out").mkdir()
+
+    with (
+        locked(workplace / "out" / "lock", "the first"),
+        pytest.raises(DflError, match=rf"the sweep folder .*out is in use by process {os.getpid()}, started \d{{4}}-"),
+    ):
+        run_sweep(sweep, workplace / "out", Refuses())
+
+
+def test_a_lock_is_free_again_when_its_holder_was_killed(tmp_path):
+    holder = subprocess.Popen(
+        [
+            sys.executable, "-c",
+            "import sys, time; from pathlib import Path; from flower_dfl.sweeps.processes import locked\n"
+            "with locked(Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(600)",
+            str(tmp_path / "lock"),
+        ],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(DflError, match=f"process {holder.pid}"), locked(tmp_path / "lock", "x"):
+        pass
+
+    holder.kill()
+    holder.communicate()
+
+    with locked(tmp_path / "lock", "x"):
+        pass
+
+
+def test_a_lock_can_be_waited_for(tmp_path):
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        with locked(tmp_path / "lock", "x"):
+            held.set()
+            go_on.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    threading.Timer(0.2, go_on.set).start()
+
+    with locked(tmp_path / "lock", "x", wait=60):
+        thread.join()
+
+
+@pytest.fixture
+def cell(tmp_path):
+    """The folder of a cell that has not run."""
+    folder = tmp_path / "cell"
+    folder.mkdir()
+    (folder / "settings.toml").write_text("seed = 1\n", encoding="utf-8")
+    return folder
+
+
+def test_a_cell_that_has_not_run_is_run(cell):
+    assert next_command(cell, "local") == [
+        "run", str(cell / "settings.toml"), "--engine", "local", "--results-dir", str(cell)
+    ]  # fmt: skip
+
+
+def test_a_complete_cell_is_left_alone(cell):
+    write_run(cell / "1", {"seed": 1}, {}, status="failed")
+    write_run(cell / "2", {"seed": 1}, {})
+
+    assert next_command(cell, "local") is None
+
+
+def test_a_complete_run_of_other_settings_does_not_count(cell):
+    write_run(cell / "1", {"seed": 2}, {})
+
+    assert next_command(cell, "local")[0] == "run"
+
+
+def test_an_unfinished_run_with_a_checkpoint_is_resumed(cell):
+    for name, status in (("1", "running"), ("2", "interrupted"), ("3", "running")):
+        write_run(cell / name, {"seed": 1}, {}, status=status)
+    for name in ("1", "2"):
+        add_checkpoint(cell / name)
+
+    assert next_command(cell, "local") == ["resume", str(cell / "2")]
+
+
+def add_checkpoint(run, code=None):
+    (run / "checkpoint" / "state-4").mkdir(parents=True)
+    environment = {"code_version": code or code_version()}
+    (run / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+
+
+def test_a_run_of_other_code_is_not_resumed(cell):
+    add_checkpoint(write_run(cell / "1", {"seed": 1}, {}, status="running"), "0.0.1+other")
+
+    assert next_command(cell, "local")[0] == "run"
+
+
+def test_a_run_whose_configuration_was_cut_off_is_passed_over(cell):
+    run = write_run(cell / "1", {"seed": 1}, {}, status="running")
+    (run / "config.toml").write_text("seed = ", encoding="utf-8")
+    add_checkpoint(run)
+
+    assert next_command(cell, "local")[0] == "run"
+
+
+def test_what_is_on_disk_decides_and_not_the_exit_code(cell):
+    (cell / "log.txt").write_text("failed: old\nround 1\nfailed: something\ndetails: elsewhere\n\n", encoding="utf-8")
+
+    assert outcome(cell, 0) == "failed: something"
+    assert outcome(cell, -9) == "ended by signal 9"
+
+    (cell / "log.txt").write_text("round 1\nKilled\n", encoding="utf-8")
+    assert outcome(cell, 1) == "Killed"
+
+    (cell / "log.txt").write_text("", encoding="utf-8")
+    assert outcome(cell, 1) == "ended with code 1"
+
+    write_run(cell / "1", {"seed": 1}, {})
+    assert outcome(cell, 1) is None
+
+
+@pytest.mark.timeout(900)
+def test_a_sweep_that_is_killed_again_and_again_runs_no_cell_twice_and_loses_none(workplace, tmp_path):
+    path = write_sweep(workplace, """
+        [matrix]
+        "strategy.name" = ["average", "median"]
+        attack = [
+          { name = "none" }, { name = "sign-flip" }, { name = "scaling" }, { name = "alie", params = { z = 4.0 } },
+        ]
+        seed = [0, 1, 2]
+    """)  # fmt: skip
+    command = ("sweep", path, "--engine", "local", "--results-dir", "out", "--jobs", 2)
+    draw = random.Random(7)
+    complete = {}
+
+    for _ in range(3):
+        process = flower_dfl(*command, cwd=workplace)
+        for _ in range(1 + draw.randint(1, 5)):  # the folder, and cells
+            process.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=draw.uniform(0, 3))
+        process.kill()
+        process.communicate()
+        found = completed(workplace / "out")
+        assert complete.items() <= found.items(), "no result is lost, none was made anew"
+        complete = found
+
+    assert 0 < len(complete) < 24
+    process = flower_dfl(*command, cwd=workplace)
+    output, errors = process.communicate()
+
+    assert process.returncode == 0, errors
+    assert output.count(" completed ") == 24 - len(complete)
+    found = completed(workplace / "out")
+    assert complete.items() <= found.items()
+    assert len(found) == 24
+    assert all(len(runs) == 1 for runs in found.values())
+    assert unfinished_cells(workplace / "out") == []
+    check_table(workplace / "out", tmp_path / "expected")
+
+
+def completed(folder):
+    """Return, for each cell, the complete runs in it, with the time of their last change."""
+    found = {}
+    for summary in sorted(folder.glob("cells/*/*/summary.json")):
+        if json.loads(summary.read_text(encoding="utf-8"))["status"] == "completed":
+            found.setdefault(summary.parents[1].name, []).append((summary.parent.name, summary.stat().st_mtime_ns))
+    return found
+
+
+def check_table(folder, scratch):
+    """Compare with the same runs, done here one after the other."""
+    table = aggregate(read_cells(folder), "honest_accuracy_mean")
+    assert len(table.entries) == 8
+    for (row, column), entry in table.entries.items():
+        attack, _, params = column[0].partition(", ")
+        accuracies = []
+        for seed in range(3):
+            run = scratch / f"{row[0]}-{attack}-{seed}"
+            run.mkdir(parents=True)
+            choice = {"strategy.name": row[0], "attack.name": attack, "attack.params": params, "seed": seed}
+            run_local(parse(tomllib.loads(BASE)["base"] | choice), run)
+            accuracies.append(json.loads((run / "summary.json").read_text(encoding="utf-8"))["honest_accuracy_mean"])
+        assert entry.mean == pytest.approx(sum(accuracies) / 3)
+        assert (entry.worst, entry.seeds) == (min(accuracies), 3)
