@@ -1,8 +1,8 @@
 """The ``flower`` engine, from the outside: a private SuperLink that runs the app, watched until it has ended.
 
 ``flwr run`` returns 0 for failed runs, leaves a SuperLink behind, and shares it with every other checkout on the
-machine. Here each run gets a SuperLink of its own (own home, free ports, neutral working directory), and whatever this
-module started is ended by pid, nothing else.
+machine. Here each run gets a SuperLink of its own (own home, free ports, neutral working directory) under a guardian,
+which ends whatever was started, and nothing else, also when this process is killed.
 """
 
 import json
@@ -25,17 +25,18 @@ import tomli_w
 
 import flower_dfl
 from flower_dfl.config import RunConfig, flatten
+from flower_dfl.engines.guardian import END_TIMEOUT
 from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
 from flower_dfl.records import RoundSummary, end_unfinished, read_lines, summarise_round
 from flower_dfl.wire import RUN_FOLDER_VARIABLE
 
-__all__ = ["private_superlink", "program", "run_flower"]
+__all__ = ["find_cluster", "private_superlink", "program", "run_flower"]
 
 _START_TIMEOUT = 60.0
 _START_TRIES = 3
 _POLL = 0.2
 _STATUS_EVERY = 5.0
-_END_TIMEOUT = 10.0
+_CONNECT_TIMEOUT = 5.0
 
 
 def run_flower(
@@ -45,25 +46,35 @@ def run_flower(
     *,
     cpus_per_node: float = 1.0,
     gpus_per_node: float = 0.0,
+    ray_address: str | None = None,
 ) -> None:
     """Run a configuration on Flower's simulation engine and wait for its end.
 
     Args:
         config: What to run.
-        folder: An existing, empty folder; Flower's own logs go to ``flower.log`` in it.
+        folder: An existing folder: empty, or a run's own, which then goes on from its newest checkpoint. Flower's logs
+            go to ``flower.log`` in it.
         on_round: Called after every round.
-        cpus_per_node: CPUs that Ray reserves for each worker; decides how many work at once.
+        cpus_per_node: CPUs that Ray reserves for each worker, a whole number; decides how many work at once.
         gpus_per_node: GPUs, likewise; fractions share one.
+        ray_address: The Ray cluster to join, as HOST:PORT; ``local`` starts one for this run. By default the one in the
+            environment variable RAY_ADDRESS, or else ``local``.
 
     Raises:
+        ConfigurationError: Flower cannot reserve such resources.
         TransportError: Flower could not be started.
         NodeFailedError: The run failed; the message is the one that the ServerApp recorded.
     """
+    if not (float(cpus_per_node).is_integer() and cpus_per_node >= 1 and gpus_per_node >= 0):
+        raise ConfigurationError(
+            "expected a whole number of CPUs per worker, at least 1, and no negative share of GPUs, "
+            f"got {cpus_per_node:g} and {gpus_per_node:g}"
+        )
     with tempfile.TemporaryDirectory(prefix="flower-dfl-", ignore_cleanup_errors=True) as scratch:
         workplace = Path(scratch)
         _write_app(workplace / "app", config)
         try:
-            with private_superlink(workplace, folder) as (environment, process):
+            with private_superlink(workplace, folder, ray_address) as (environment, process):
                 run_id = _submit(workplace, environment, config, cpus_per_node, gpus_per_node)
                 _watch(folder, process, lambda: _status(workplace, environment, run_id), on_round)
         except KeyboardInterrupt:
@@ -98,48 +109,81 @@ def _write_app(app: Path, config: RunConfig) -> None:
 
 
 @contextmanager
-def private_superlink(workplace: Path, folder: Path) -> Iterator[tuple[Mapping[str, str], psutil.Process]]:
-    """Start a SuperLink, hand out its environment, and end it with everything that it started.
+def private_superlink(
+    workplace: Path, folder: Path, ray_address: str | None = None
+) -> Iterator[tuple[Mapping[str, str], psutil.Process]]:
+    """Start a SuperLink, hand out its environment and its guardian, and end it with everything that it started.
 
     Args:
         workplace: An existing folder for its home; the connection in it is called ``private``.
         folder: Where its log goes, ``flower.log``.
+        ray_address: The Ray cluster of its simulations; see :func:`run_flower`.
     """
     for attempt in range(_START_TRIES):
         home = workplace / f"home-{attempt}"
         home.mkdir()
         port, control = _free_port(), _free_port()
-        environment = _environment(home, folder)
+        environment = _environment(home, folder, ray_address)
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "private"\n\n[superlink.private]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
             encoding="utf-8",
         )
         with (folder / "flower.log").open("ab") as log:
-            process = psutil.Popen(
+            guardian = psutil.Popen(
                 [
+                    sys.executable, "-m", "flower_dfl.engines.guardian",
                     program("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess",
                     "--control-api-address", f"127.0.0.1:{control}", "--host", "127.0.0.1", "--port", str(port),
                 ],
-                env=environment, cwd=workplace, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,  # Ctrl-C reaches this process only, which then ends the others in order
+                env=environment, cwd=workplace, stdin=subprocess.PIPE, stdout=log, stderr=log,
+                start_new_session=True,  # Ctrl-C reaches this process only, which then has the others ended in order
             )  # fmt: skip
         try:
-            if _is_healthy(port, process):
-                yield environment, process
+            if _is_healthy(port, guardian):
+                yield environment, guardian
                 return
         finally:
-            _end_tree(process)
+            guardian.stdin.close()
+            psutil.wait_procs([guardian], timeout=END_TIMEOUT + _CONNECT_TIMEOUT)
     raise TransportError(f"Flower's SuperLink did not start in {_START_TRIES} tries; see {folder / 'flower.log'}")
 
 
-def _environment(home: Path, folder: Path) -> dict[str, str]:
+def find_cluster(address: str) -> str:
+    """Join a Ray cluster for a moment and return where it is and what it has.
+
+    Args:
+        address: HOST:PORT of the cluster's head.
+
+    Raises:
+        ConfigurationError: The address is malformed.
+        TransportError: No cluster that this machine belongs to answers there within a minute.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise ConfigurationError(f"expected a Ray address HOST:PORT, or 'local', got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_TIMEOUT).close()
+        done = subprocess.run(
+            [sys.executable, "-m", "flower_dfl.transport.cluster", address],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_START_TIMEOUT, check=False,
+        )  # fmt: skip
+    except (OSError, OverflowError) as error:
+        raise TransportError(f"no Ray cluster answers at {address}: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise TransportError(f"no Ray cluster answers at {address} within {_START_TIMEOUT:.0f} s") from error
+    if done.returncode != 0:
+        raise TransportError(f"the Ray cluster at {address} cannot be joined: {done.stderr.strip()[-1000:]}")
+    return done.stdout.strip()
+
+
+def _environment(home: Path, folder: Path, ray_address: str | None) -> dict[str, str]:
     """Return Flower's environment: offline, private, and with the caller's own modules importable."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     modules = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
     return {
-        "RAY_ADDRESS": "local",  # Ray joins any cluster on the machine otherwise
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         **os.environ,
+        # Ray joins any cluster on the machine if it is not told
+        "RAY_ADDRESS": ray_address or os.environ.get("RAY_ADDRESS") or "local",
         "PATH": path,
         "PYTHONPATH": modules,
         "FLWR_HOME": str(home),
@@ -209,8 +253,8 @@ def _flwr(workplace: Path, environment: Mapping[str, str], *arguments: str) -> d
 def _watch(
     folder: Path, process: psutil.Process, status: Callable[[], str], on_round: Callable[[RoundSummary], None]
 ) -> None:
-    """Follow the records until the run has ended; raise if it failed."""
-    seen = 0
+    """Follow the records until the run has ended; raise if it failed. A resumed run has recorded rounds already."""
+    seen = _summary(folder).get("rounds", 0)
     asked = time.monotonic()
     while True:
         summary = _summary(folder)
@@ -245,20 +289,3 @@ def _summary(folder: Path) -> dict[str, Any]:
     """Return the run's summary so far; empty before the ServerApp has started."""
     path = folder / "summary.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def _end_tree(process: psutil.Process) -> None:
-    """End a process that this module started, and its descendants: politely first, then for good."""
-    try:
-        family = [*process.children(recursive=True), process]
-    except psutil.NoSuchProcess:
-        return
-    for end in (psutil.Process.terminate, psutil.Process.kill):
-        for member in family:
-            try:
-                end(member)
-            except psutil.NoSuchProcess:
-                continue
-        _, family = psutil.wait_procs(family, timeout=_END_TIMEOUT)
-        if not family:
-            return

@@ -1,0 +1,61 @@
+"""What is refused before anything is started; the runs themselves are in tests/integration."""
+
+import socket
+
+import pytest
+
+from flower_dfl.config import RunConfig
+from flower_dfl.engines import flower
+from flower_dfl.engines.flower import find_cluster, run_flower
+from flower_dfl.errors import ConfigurationError, TransportError
+
+
+@pytest.fixture
+def listener():
+    """A port of this machine at which somebody listens who never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("address", ["", "auto", "127.0.0.1", ":6379", "host:", "host:port", "ray://host:10001"])
+def test_a_malformed_ray_address_is_refused(address):
+    with pytest.raises(ConfigurationError, match=f"expected a Ray address HOST:PORT, or 'local', got {address!r}"):
+        find_cluster(address)
+
+
+@pytest.mark.parametrize("port", [None, 65536])
+def test_a_ray_address_where_nobody_listens_is_refused(listener, port):
+    address = f"127.0.0.1:{port or listener.getsockname()[1]}"
+    listener.close()
+
+    with pytest.raises(TransportError, match=f"no Ray cluster answers at {address}: "):
+        find_cluster(address)
+
+
+def test_a_ray_address_where_nobody_answers_is_refused_after_a_bounded_wait(listener, monkeypatch):
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
+    monkeypatch.setattr(flower, "_START_TIMEOUT", 3.0)
+
+    with pytest.raises(TransportError, match=f"no Ray cluster answers at {address} within 3 s"):
+        find_cluster(address)
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(0.5, 0), (0, 0), (1, -1), (float("nan"), 0)])
+def test_resources_that_flower_cannot_reserve_are_refused(tmp_path, cpus, gpus):
+    with pytest.raises(ConfigurationError, match=f"expected a whole number of CPUs .* got {cpus:g} and {gpus:g}"):
+        run_flower(RunConfig(), tmp_path, cpus_per_node=cpus, gpus_per_node=gpus)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "set", "joined"), [(None, None, "local"), (None, "a:1", "a:1"), ("b:2", "a:1", "b:2")], ids=str
+)
+def test_a_superlink_hears_of_the_given_cluster_then_of_the_environments_then_of_none(
+    tmp_path, monkeypatch, given, set, joined
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if set:
+        monkeypatch.setenv("RAY_ADDRESS", set)
+
+    assert flower._environment(tmp_path, tmp_path, given)["RAY_ADDRESS"] == joined

@@ -1,0 +1,168 @@
+"""Flower's deployment engine: a SuperLink and SuperNodes as processes of their own, started as on several machines."""
+
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flower_dfl.config import flatten
+from flower_dfl.engines.flower import program
+from flower_dfl.engines.guardian import Family
+from tests.integration.conftest import assert_same_bytes, local_result, new_folder, small, summary_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+CHECKOUT = Path(__file__).parents[2]
+NUM_NODES = 3
+CHANGES = {
+    "num-nodes": NUM_NODES,
+    "num-byzantine": 1,
+    "data.num-train": 300,
+    "topology.name": "complete",
+    "strategy.name": "dfl-dual",
+    "attack.name": "scaling",
+    "transport": "relay",
+}
+
+
+@pytest.mark.parametrize(("secured", "rounds"), [(False, 2), (True, 1)], ids=["insecure", "TLS"])
+def test_separate_processes_end_with_the_bytes_of_the_local_engine(workplace, secured, rounds):
+    config = small(CHANGES | {"num-rounds": rounds, "results-dir": str(workplace / "results")})
+    expected = local_result(config, workplace)
+    certificates = _certificates(workplace) if secured else None
+
+    with _deployment(workplace, certificates) as environment:
+        printed = _flwr_run(workplace, environment, flatten(config))
+
+    folders = list((workplace / "results").glob("*"))
+    assert len(folders) == 1, printed
+    assert summary_of(folders[0])["status"] == "completed"
+    assert_same_bytes(expected, folders[0], NUM_NODES)
+
+
+def test_without_the_authority_nobody_talks_to_a_superlink_that_uses_tls(workplace):
+    certificates = _certificates(workplace)
+    other = _certificates(new_folder(workplace, "other"))
+    address = f"127.0.0.1:{_free_port()}"
+    environment = _environment(workplace, address, other / "ca.crt")
+
+    with _program(workplace, environment, "flower-superlink", *_server_options(certificates, address)):
+        _wait_until_healthy(address, secured=True)
+        done = subprocess.run(
+            [program("flwr"), "ls", "deployment"], env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert done.returncode != 0
+    assert "CERTIFICATE_VERIFY_FAILED" in done.stdout + done.stderr
+
+
+def _certificates(workplace: Path) -> Path:
+    folder = workplace / "certificates"
+    subprocess.run(
+        ["bash", str(CHECKOUT / "experiments/deployment/certificates.sh"), str(folder)], capture_output=True, check=True
+    )
+    return folder
+
+
+@contextmanager
+def _deployment(workplace: Path, certificates: Path | None) -> Iterator[dict[str, str]]:
+    """Start a SuperLink and the SuperNodes, hand out the environment for ``flwr``, and end them all."""
+    address = f"127.0.0.1:{_free_port()}"
+    authority = None if certificates is None else certificates / "ca.crt"
+    environment = _environment(workplace, address, authority)
+    security = ["--insecure"] if authority is None else ["--root-certificates", str(authority)]
+    with ExitStack() as started:
+
+        def start(name: str, *options: str) -> None:
+            started.enter_context(_program(workplace, environment, name, *options))
+
+        start("flower-superlink", *_server_options(certificates, address))
+        _wait_until_healthy(address, secured=certificates is not None)
+        for node in range(NUM_NODES):
+            identity = f"partition-id={node} num-partitions={NUM_NODES}"
+            start(
+                "flower-supernode", *security, "--superlink", address, "--port", str(_free_port()),
+                "--node-config", identity,
+            )  # fmt: skip
+        yield environment
+
+
+def _server_options(certificates: Path | None, address: str) -> list[str]:
+    port = ["--port", address.rpartition(":")[2]]
+    if certificates is None:
+        return ["--insecure", *port]
+    files = {"ssl-ca-certfile": "ca.crt", "ssl-certfile": "server.crt", "ssl-keyfile": "server.key"}
+    return [*port, *(part for name, file in files.items() for part in (f"--{name}", str(certificates / file)))]
+
+
+def _environment(workplace: Path, address: str, authority: Path | None) -> dict[str, str]:
+    """Return the documented environment; its home knows the SuperLink by the name ``deployment``."""
+    home = new_folder(workplace, "home")
+    trust = "insecure = true" if authority is None else f'root-certificates = "{authority}"'
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "deployment"\n\n[superlink.deployment]\naddress = "{address}"\n{trust}\n',
+        encoding="utf-8",
+    )
+    return os.environ | {
+        "PATH": f"{Path(program('flwr')).parent}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
+
+
+@contextmanager
+def _program(workplace: Path, environment: dict[str, str], name: str, *options: str) -> Iterator[None]:
+    with (
+        (workplace / "flower.log").open("ab") as log,
+        psutil.Popen([program(name), *options], env=environment, cwd=workplace, stdout=log, stderr=log) as process,
+    ):
+        try:
+            yield
+        finally:
+            Family(process).end()
+
+
+def _wait_until_healthy(address: str, *, secured: bool) -> None:
+    import ssl
+
+    context = ssl._create_unverified_context() if secured else None
+    url = f"{'https' if secured else 'http'}://{address}/health"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=1, context=context):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise AssertionError("the SuperLink did not start within a minute")
+
+
+def _flwr_run(workplace: Path, environment: dict[str, str], settings: dict[str, str | int | float]) -> str:
+    (workplace / "settings.toml").write_text(
+        "".join(f"{key} = {_toml(value)}\n" for key, value in settings.items()), encoding="utf-8"
+    )
+    done = subprocess.run(
+        [program("flwr"), "run", str(CHECKOUT), "deployment", "--stream", "--run-config", "settings.toml"],
+        env=environment, cwd=workplace, capture_output=True, text=True, timeout=280, check=True,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def _toml(value: str | int | float) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
