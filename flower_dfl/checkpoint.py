@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _MANIFEST = "manifest.json"
-_LETTERS = "letters.safetensors"
+_LETTERS = "letters-"
 _RESULTS = "results-dir"
 
 
@@ -74,8 +74,9 @@ def save_checkpoint(
         for node, memory in memories:
             name = f"node-{node}.safetensors"
             hashes[name] = _write(partial / name, memory.to_tree())
-        under_way = [(sender, sent_in, _letters_to_tree(sent)) for sender, sent_in, sent in letters]
-        hashes[_LETTERS] = _write(partial / _LETTERS, under_way)
+        for sender, sent_in, sent in letters:
+            name = f"{_LETTERS}{sender}.safetensors"
+            hashes[name] = _write(partial / name, (sender, sent_in, *_distinct(sent)))
         manifest = {
             "round": round,
             "code_version": code_version(),
@@ -108,10 +109,8 @@ def load_checkpoint(folder: Path, config: RunConfig) -> Checkpoint | None:
         node: Memory.from_tree(_read(newest / f"node-{node}.safetensors", manifest["files"]))
         for node in range(config.num_nodes)
     }
-    letters = tuple(
-        (sender, sent_in, {receiver: update_from_tree(tree) for receiver, tree in sent.items()})
-        for sender, sent_in, sent in _read(newest / _LETTERS, manifest["files"])
-    )
+    names = sorted(name for name in manifest["files"] if name.startswith(_LETTERS))
+    letters = tuple(_sent(*_read(newest / name, manifest["files"])) for name in names)
     return Checkpoint(manifest["round"], memories, letters, manifest["mark"])
 
 
@@ -154,8 +153,20 @@ def _check_config(origin: Path, recorded: Mapping[str, Any], config: RunConfig) 
         raise ResumeError(f"the configuration is not the one of {origin}: {details}")
 
 
-def _letters_to_tree(sent: Mapping[NodeId, Update]) -> dict[NodeId, codec.Tree]:
-    return {receiver: update_to_tree(letter, with_base=True, with_digest=False) for receiver, letter in sent.items()}
+def _distinct(sent: Mapping[NodeId, Update]) -> tuple[dict[NodeId, int], list[codec.Tree]]:
+    """Return which receiver gets which letter, and the distinct letters."""
+    distinct = {id(letter): letter for letter in sent.values()}
+    place = {key: index for index, key in enumerate(distinct)}
+    trees = [update_to_tree(letter, with_base=True, with_digest=False) for letter in distinct.values()]
+    return {receiver: place[id(letter)] for receiver, letter in sent.items()}, trees
+
+
+def _sent(
+    sender: NodeId, round: int, routes: Mapping[NodeId, int], trees: list[codec.Tree]
+) -> tuple[NodeId, int, dict[NodeId, Update]]:
+    """Undo :func:`_distinct`."""
+    letters = [update_from_tree(tree) for tree in trees]
+    return sender, round, {receiver: letters[index] for receiver, index in routes.items()}
 
 
 def _write(path: Path, tree: codec.Tree) -> str:

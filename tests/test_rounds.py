@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from flower_dfl import codec
 from flower_dfl.checkpoint import load_checkpoint, recorded_config
 from flower_dfl.config import parse
 from flower_dfl.engines.local import run_local
@@ -101,10 +102,10 @@ class Team:
         self._team.restore(checkpoint)
 
 
-def play_with(faults, folder, **settings):
+def play_with(faults, folder, kind=Team, **settings):
     config = parse(BASE | settings)
     experiment = replace(experiment_for(config), config=config)
-    team = Team(experiment, faults)
+    team = kind(experiment, faults)
     with RunWriter(folder, config, experiment.network, "local") as writer:
         play_rounds(config, experiment.network, experiment.attack, team, writer)
     return team
@@ -202,6 +203,48 @@ def test_a_run_that_loses_the_same_round_again_and_again_ends(tmp_path):
     assert team.restored == [1, 1, 1]
 
 
+def test_a_node_that_fails_from_the_beginning_to_the_end_can_be_skipped(tmp_path):
+    play_with({(message, 1): 1 for message in range(1, 6)}, tmp_path, **{"on-node-failure": "skip"})
+
+    lines = [line for line in read_lines(tmp_path / "rounds.jsonl") if line["node"] == 1]
+    assert [line["flags"] for line in lines] == [["failed"]] * 4
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["status"], summary["failed_steps"], summary["consensus_distance"]) == ("completed", 5, None)
+    models = {path.name for path in (tmp_path / "checkpoint").glob("*.safetensors")}
+    assert models == {"node-0.safetensors", "node-2.safetensors", "node-3.safetensors"}  # node 1 has no model
+
+
+def test_a_model_that_is_lost_after_the_last_round_is_made_again_from_the_checkpoint(tmp_path):
+    class Forgetful(Team):
+        def memories(self, nodes):
+            if "rounds" in self.faults:
+                raise LostError("gone")
+            return self._team.memories(nodes)
+
+        def step(self, wave, message, nodes):
+            if message == 5 and not self.restored:
+                self.faults["rounds"] = 0  # from now on, until it is restored
+            return super().step(wave, message, nodes)
+
+    whole, mended = folder_in(tmp_path, "whole"), folder_in(tmp_path, "mended")
+    play_with({}, whole, **{"on-node-failure": "restart"})
+
+    team = play_with({}, mended, Forgetful, **{"on-node-failure": "restart"})
+
+    assert team.restored == [3]
+    assert contents(mended)[2] == contents(whole)[2]
+
+
+def test_what_is_lost_is_named_though_the_checkpoint_cannot_be_read(tmp_path):
+    class Forgetful(Team):
+        def distances_to_mean(self, nodes):
+            (tmp_path / "checkpoint" / "state-1").mkdir(parents=True)
+            raise LostError("gone")
+
+    with pytest.raises(LostError, match="^gone$"):
+        play_with({}, tmp_path, Forgetful)
+
+
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("stopped_after", [1, 3])
 def test_a_resumed_run_ends_with_the_bytes_of_one_that_never_stopped(tmp_path, name, stopped_after):
@@ -239,10 +282,11 @@ def test_checkpoints_come_every_so_many_rounds_and_only_the_newest_is_kept(tmp_p
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run that was interrupted after round 3, with the checkpoint of round 2."""
+    """A run that was interrupted after round 3, with the checkpoint of round 2 and every letter under way."""
     folder = tmp_path_factory.mktemp("stopped")
+    late = {"checkpoint.every": 2, "network.late-rate": 1.0, "network.staleness": 1}
     with pytest.raises(KeyboardInterrupt):
-        run_local(parse(BASE | {"checkpoint.every": 2}), folder, interrupt_after(3))
+        run_local(parse(BASE | late), folder, interrupt_after(3))
     return folder
 
 
@@ -251,7 +295,7 @@ def damaged(stopped, tmp_path):
     return shutil.copytree(stopped, tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["node-1.safetensors", "letters.safetensors"])
+@pytest.mark.parametrize("name", ["node-1.safetensors", "letters-2.safetensors"])
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:20] + b"\xff" + data[21:]])
 def test_a_damaged_file_of_a_checkpoint_is_refused_by_name(damaged, name, damage):
     path = damaged / "checkpoint" / "state-2" / name
@@ -289,6 +333,14 @@ def test_another_code_version_is_refused(damaged):
 
     with pytest.raises(ResumeError, match=r"state-2 was written by code version '0\.0\.0\+other', this is '0\.1\.0"):
         load_checkpoint(damaged, recorded_config(damaged))
+
+
+def test_a_letter_to_several_receivers_is_saved_once(stopped):
+    path = stopped / "checkpoint" / "state-2" / "letters-0.safetensors"
+
+    sender, round, routes, letters = codec.unpack(path.read_bytes())
+
+    assert (sender, round, routes, len(letters)) == (0, 2, {1: 0, 2: 0, 3: 0}, 1)
 
 
 def test_an_unfinished_checkpoint_does_not_count(damaged):
