@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import flower_dfl
 from flower_dfl.config import RunConfig, flatten
 from flower_dfl.engines.guardian import END_TIMEOUT
 from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
-from flower_dfl.records import RoundSummary, end_unfinished, read_lines, summarise_round
+from flower_dfl.records import RoundSummary, end_unfinished, summarise_round
 from flower_dfl.wire import RUN_FOLDER_VARIABLE
 
 __all__ = ["find_cluster", "private_superlink", "program", "run_flower"]
@@ -35,7 +36,8 @@ __all__ = ["find_cluster", "private_superlink", "program", "run_flower"]
 _START_TIMEOUT = 60.0
 _START_TRIES = 3
 _POLL = 0.2
-_STATUS_EVERY = 5.0
+_STATUS_EVERY, _LONGEST_SILENCE = 5.0, 30.0
+"""Seconds without a new round after which Flower is asked for the first time, and at most between two times."""
 _CONNECT_TIMEOUT = 5.0
 
 
@@ -254,35 +256,74 @@ def _watch(
     folder: Path, process: psutil.Process, status: Callable[[], str], on_round: Callable[[RoundSummary], None]
 ) -> None:
     """Follow the records until the run has ended; raise if it failed. A resumed run has recorded rounds already."""
-    seen = _summary(folder).get("rounds", 0)
-    asked = time.monotonic()
+    reader = _Reader(folder / "rounds.jsonl", _summary(folder).get("rounds", 0))
+    asked, wait = time.monotonic(), _STATUS_EVERY
     while True:
         summary = _summary(folder)
-        seen = _report_rounds(folder, seen, summary.get("rounds", 0), on_round)
+        if reader.report(summary.get("rounds", 0), on_round):
+            asked, wait = time.monotonic(), _STATUS_EVERY
         if summary.get("status") == "completed":
             return
         if summary.get("status") == "failed":
             raise NodeFailedError(str(summary["error"]))
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
             raise TransportError(f"Flower's SuperLink ended before the run did; see {folder / 'flower.log'}")
-        if time.monotonic() - asked > _STATUS_EVERY:
-            asked = time.monotonic()
+        if time.monotonic() - asked > wait:  # asking takes more than a second of a processor
             said = status()
+            asked, wait = time.monotonic(), min(2 * wait, _LONGEST_SILENCE)
             if said.startswith("finished") and _summary(folder).get("status", "running") == "running":
                 raise DflError(f"Flower ended the run ({said}) before its end; see {folder / 'flower.log'}")
         time.sleep(_POLL)
 
 
-def _report_rounds(folder: Path, seen: int, complete: int, on_round: Callable[[RoundSummary], None]) -> int:
-    """Report the rounds that were completed since, and return how many there are.
+@dataclass(slots=True)
+class _Reader:
+    """Reports rounds as they are completed, and reads what it has reported no second time.
 
-    The summary says how many: the file may end in the middle of a round that is being written.
+    Attributes:
+        path: ``rounds.jsonl``.
+        seen: The last round that was reported.
+        place: Where the next one begins in the file.
     """
-    if complete > seen:
-        lines = read_lines(folder / "rounds.jsonl")
-        for number in range(seen + 1, complete + 1):
-            on_round(summarise_round(line for line in lines if line["round"] == number))
-    return complete
+
+    path: Path
+    seen: int
+    place: int = 0
+
+    def report(self, complete: int, on_round: Callable[[RoundSummary], None]) -> bool:
+        """Report the rounds that were completed since; return whether the number of complete ones has changed.
+
+        The summary says how many there are: the file may end in the middle of a round that is being written.
+        """
+        if complete == self.seen:
+            return False
+        if complete > self.seen:
+            rounds = self._rounds_up_to(complete)
+            if min(rounds, default=0) != self.seen + 1:  # not read yet, or written anew from a checkpoint on
+                self.place = 0
+                rounds = self._rounds_up_to(complete)
+            for number in range(self.seen + 1, complete + 1):
+                if number not in rounds:  # the run has gone back to its checkpoint meanwhile
+                    complete = number - 1
+                    break
+                on_round(summarise_round(rounds[number]))
+        before, self.seen = self.seen, complete
+        return complete != before
+
+    def _rounds_up_to(self, complete: int) -> dict[int, list[dict[str, Any]]]:
+        """Return the lines from the place on, by round."""
+        rounds: dict[int, list[dict[str, Any]]] = {}
+        with self.path.open("rb") as file:
+            file.seek(max(self.place - 1, 0))
+            if self.place and file.read(1) != b"\n":
+                return rounds
+            while (line := file.readline()).endswith(b"\n"):
+                record = json.loads(line)
+                if record["round"] > complete:
+                    break
+                rounds.setdefault(record["round"], []).append(record)
+                self.place = file.tell()
+        return rounds
 
 
 def _summary(folder: Path) -> dict[str, Any]:

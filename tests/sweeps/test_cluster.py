@@ -155,6 +155,7 @@ def test_an_earlier_attempt_of_the_same_name_stays(tmp_path):
         ("/outside", tarfile.REGTYPE, b"x"),
         ("run/../../outside", tarfile.REGTYPE, b"x"),
         ("link", tarfile.SYMTYPE, "/etc/passwd"),
+        ("run/link", tarfile.SYMTYPE, "summary.json"),
         ("link", tarfile.LNKTYPE, "../outside"),
         ("pipe", tarfile.FIFOTYPE, ""),
     ],

@@ -275,7 +275,7 @@ def test_the_pool_shrinks_where_the_cluster_has_no_room_and_says_so_when_nobody_
     others = [ray.remote(threading.Event).options(num_cpus=1).remote() for _ in range(2)]
     arrived = [other.is_set.remote() for other in others]  # once they have what a dead worker leaves
     victims = [calls(), calls()]
-    backend.pool.patience, backend.pool.longest_wait = 10.0, 60.0
+    backend.pool.patience, backend.pool.longest_wait = 10.0, 200.0
 
     kill(victims[0].pid)
     with pytest.raises(RayActorError):
