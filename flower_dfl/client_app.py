@@ -1,6 +1,7 @@
 """The Flower ClientApp: one node's steps, on whatever worker the engine chose."""
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from flower_dfl.errors import LostError
 from flower_dfl.experiment import Experiment, experiment_for
 from flower_dfl.node import node_facts, play, strike
 from flower_dfl.training import one_thread
-from flower_dfl.transport import workers
+from flower_dfl.transport import dispatch, workers
 from flower_dfl.transport.base import Transport
 from flower_dfl.transport.mailbox import MailboxTransport
 from flower_dfl.transport.relay import RelayTransport
@@ -29,6 +30,7 @@ __all__ = ["app"]
 
 app = ClientApp()
 workers.install()
+dispatch.install()
 
 _logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ def step(message: Message, context: Context) -> Message:
 def _answer(message: Message, context: Context, work: Callable[[RunConfig], RecordDict]) -> Message:
     """Do the work and reply; an error is an answer too, so that the server can name node and cause."""
     try:
-        config = parse(dict(context.run_config))
+        config = _config(tuple(context.run_config.items()))
         with _deadline(START_TIMEOUT, _node(context)):
             experiment_for(config)
         with _deadline(config.node_timeout, _node(context)), one_thread():
@@ -65,6 +67,12 @@ def _answer(message: Message, context: Context, work: Callable[[RunConfig], Reco
         _logger.exception("node %s failed", _node(context))
         lost = isinstance(error, LostError)
         return _failure(message, context, f"{type(error).__name__}: {error}", lost=lost)
+
+
+@functools.lru_cache(maxsize=1)
+def _config(table: tuple[tuple[str, str | int | float | bool], ...]) -> RunConfig:
+    """Parse the configuration that comes with every message."""
+    return parse(dict(table))
 
 
 def _facts(config: RunConfig, context: Context) -> RecordDict:

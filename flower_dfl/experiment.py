@@ -81,7 +81,9 @@ class Experiment:
         config = self.config
         if not config.is_due(round) or node in self.network.byzantine:
             return False
-        return config.eval.nodes == 0 or round == config.num_rounds or node in _evaluated_nodes(self, round)
+        if config.eval.nodes == 0 or round == config.num_rounds:
+            return True
+        return node in _evaluated_nodes(self.network.honest, config.eval.nodes, config.seed, round)
 
     def held_out(self, round: int) -> tuple[LabelledData, StampedTest | None]:
         """Return the test data of a round, plain and stamped; after the last round it is all of them."""
@@ -90,10 +92,9 @@ class Experiment:
 
 
 @functools.lru_cache(maxsize=4)
-def _evaluated_nodes(experiment: Experiment, round: int) -> frozenset[NodeId]:
-    config, honest = experiment.config, experiment.network.honest
-    order = torch.randperm(len(honest), generator=randomness.generator(config.seed, "evaluated-nodes", round))
-    return frozenset(honest[place] for place in order[: config.eval.nodes].tolist())
+def _evaluated_nodes(honest: tuple[NodeId, ...], count: int, seed: int, round: int) -> frozenset[NodeId]:
+    order = torch.randperm(len(honest), generator=randomness.generator(seed, "evaluated-nodes", round))
+    return frozenset(honest[place] for place in order[:count].tolist())
 
 
 def build_rules(config: RunConfig) -> tuple[PeerStrategy[Any], Attack | None]:

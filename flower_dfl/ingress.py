@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flower_dfl.types import NodeId, Rejection, Update
+from flower_dfl.vectors import all_finite
 
 __all__ = ["Expectation", "screen"]
 
@@ -104,7 +105,7 @@ def _tensor_fault(tensor: object, size: int) -> str | None:
         return "not float32"
     if tensor.layout != torch.strided or tensor.is_meta or tuple(tensor.shape) != (size,):
         return "wrong shape"
-    if not bool(torch.isfinite(tensor).all()):
+    if not all_finite(tensor):
         return "not finite"
     return None
 

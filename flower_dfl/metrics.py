@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flower_dfl.strategies.kernels import distances_to_mean
 from flower_dfl.types import LabelledData, Learner
+from flower_dfl.vectors import all_finite
 
 __all__ = ["Evaluation", "StampedTest", "consensus_distance", "distances_to_mean", "evaluate"]
 
@@ -58,7 +59,7 @@ def evaluate(
         stamped: The stamped ones; None where the attack has no trigger.
         batch_size: Samples a forward pass.
     """
-    if not bool(torch.isfinite(vector).all()):
+    if not all_finite(vector):
         return Evaluation(0.0, None if stamped is None else 0.0, diverged=True)
     predicted = _predict(learner, vector, test.inputs, batch_size)
     diverged = bool((predicted == _NO_PREDICTION).any())

@@ -39,7 +39,7 @@ from flower_dfl.types import (
     RoundContext,
     Update,
 )
-from flower_dfl.vectors import fingerprint, load_buffers
+from flower_dfl.vectors import all_finite, fingerprint, load_buffers
 
 __all__ = ["NodeFacts", "Report", "aggregate", "attack_context", "node_facts", "play", "receive", "step_name", "strike"]
 
@@ -206,7 +206,7 @@ def receive(
     }
     received, rejected = screen(letters, expected)
     mixing = links.mixing_weights(node)
-    if not experiment.is_attacker(node) and bool(torch.isfinite(own.vector).all()):
+    if not experiment.is_attacker(node) and all_finite(own.vector):
         own = _with_digest(experiment, own)
         received = tuple(_with_digest(experiment, update) for update in received)
     inbox = Inbox(
@@ -227,7 +227,7 @@ def aggregate(
     """
     config, network, rule = experiment.config, experiment.network, experiment.strategy
     budget = len(network.links(round).neighbours[node] & network.byzantine)
-    if not bool(torch.isfinite(inbox.own.vector).all()):
+    if not all_finite(inbox.own.vector):
         own_only = {update.sender: float(update.sender == node) for update in inbox.members}
         return Aggregate(inbox.own.vector, memory.strategy_state, own_only, flags=("own-not-finite",)), budget
     context = RoundContext(
@@ -466,7 +466,7 @@ def _is_well_formed(vector: torch.Tensor, like: torch.Tensor) -> bool:
         vector.layout == torch.strided
         and vector.dtype == like.dtype
         and vector.shape == like.shape
-        and bool(torch.isfinite(vector).all())
+        and all_finite(vector)
     )
 
 

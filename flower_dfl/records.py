@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -121,19 +121,27 @@ def summarise_round(lines: Iterable[Mapping[str, Any]]) -> RoundSummary:
 
 
 def reopen(folder: Path, rounds: int) -> None:
-    """Let the summary say that a run goes on after a round, so that nobody takes its old end for the new one."""
+    """Let the summary say that a run goes on after a round, so that nobody takes its old end for the new one.
+
+    Raises:
+        ResumeError: It has not ended.
+    """
     path = folder / "summary.json"
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_json(path, old | {"status": "running", "error": None, "rounds": rounds})
+    with closing(_RecordFile(folder / _RECORDS[0])):
+        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        write_json(path, old | {"status": "running", "error": None, "rounds": rounds})
 
 
 def end_unfinished(folder: Path, status: str, error: str) -> None:
-    """Record how a run ended whose writer could not, because its process was ended from outside."""
+    """Record how a run ended whose writer could not, because its process was ended from outside.
+
+    What fails while an interrupted run is being ended is no failure of the run.
+    """
     path = folder / "summary.json"
     if not path.exists():
         return
     summary = json.loads(path.read_text(encoding="utf-8"))
-    if summary["status"] == "running":
+    if summary["status"] == "running" or (status, summary["status"]) == ("interrupted", "failed"):
         write_json(path, summary | {"status": status, "error": error})
 
 
@@ -172,16 +180,16 @@ class RunWriter:
         self._network = network
         self._began = time.perf_counter()
         self._counts = _Counts()
-        if mark is None:
-            (folder / "config.toml").write_text(tomli_w.dumps(nest(flatten(config))), encoding="utf-8")
-            write_json(folder / "environment.json", _environment(engine, config))
         self._files: dict[str, _RecordFile] = {}
         with ExitStack() as opened:
             for name in _RECORDS:
                 self._files[name] = _RecordFile(folder / name)
                 opened.callback(self._files[name].close)
+            if mark is None:
+                with storing(folder / "config.toml"):
+                    (folder / "config.toml").write_text(tomli_w.dumps(nest(flatten(config))), encoding="utf-8")
+                write_json(folder / "environment.json", _environment(engine, config))
             self.rewind(mark)
-            self._summarise("running", None)
             opened.pop_all()  # from here on __exit__ closes them
 
     def __enter__(self) -> Self:
@@ -210,13 +218,22 @@ class RunWriter:
         Raises:
             ResumeError: They are not the records on which the mark was set.
         """
-        for name, file in self._files.items():
-            file.cut(None if mark is None else mark["files"][name])
         self._counts = _Counts() if mark is None else _Counts(**mark["counts"])
         self._began = time.perf_counter()
+        self._summarise("running", None)  # first: it never speaks of more rounds than there are
+        for name, file in self._files.items():
+            file.cut(None if mark is None else mark["files"][name])
 
     def failure(self, round: int, node: NodeId, cause: str, consequence: str) -> None:
-        """Record a step that failed, and what was done about it."""
+        """Record a step that failed, and what was done about it.
+
+        Args:
+            round: The round that it closes; the first step of a node and an attacker's strike close none, and are of
+                the round that they open. Where the whole run goes back to a checkpoint, the round of that.
+            node: Whose step; -1 is the whole run.
+            cause: Why.
+            consequence: ``stop``, ``skip`` or ``restart``.
+        """
         line = {"round": round, "node": node, "cause": cause, "consequence": consequence}
         self._files["failures.jsonl"].append([line])
         if consequence == "skip":
@@ -320,7 +337,7 @@ class RunWriter:
                     "weight": _finite(weight),
                     "scores": {name: _finite(of[sender]) for name, of in report.scores.items() if sender in of},
                 }
-                | ({"rejected": rejected[sender]} if sender in rejected else {})
+                | ({"rejected": rejected[sender]} if sender in rejected and sender not in report.weights else {})
                 | ({"missing": missing} if missing is not None else {})
             )
 
@@ -376,6 +393,7 @@ class _RecordFile:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if time.monotonic() > deadline:
+                    self._file.close()
                     raise ResumeError(f"another process still writes {self._path}") from error
                 time.sleep(0.1)
             else:

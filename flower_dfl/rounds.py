@@ -5,6 +5,7 @@ time on its way to the disk.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -103,21 +104,25 @@ def play_rounds(
     closed = 0 if resumed is None else resumed.round
     end = config.num_rounds if last is None else min(last, config.num_rounds)
     returns: dict[int, int] = {}
-    while closed < end:
+    while True:
         try:
-            closed = clock.play(closed, end)
+            if closed < end:
+                clock.play(closed, end)
+            if last is None:
+                clock.write_models()
         except LostError as error:
+            if config.on_node_failure != "restart":
+                raise
             checkpoint = load_checkpoint(writer.folder, config)
             closed = 0 if checkpoint is None else checkpoint.round
             returns[closed] = returns.get(closed, 0) + 1
-            if config.on_node_failure != "restart" or returns[closed] > _ATTEMPTS:
+            if returns[closed] > _ATTEMPTS:
                 raise
             writer.rewind(None if checkpoint is None else checkpoint.mark)
             writer.failure(closed, -1, str(error), "restart")
             team.restore(checkpoint)
-    if last is None:
-        finals = team.memories(network.nodes)
-        writer.checkpoint((node, memory.start.vector, memory.start.buffers) for node, memory in finals)
+        else:
+            return
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +134,18 @@ class _Clock:
     writer: RunWriter
     on_round: Callable[[RoundSummary], None]
 
-    def play(self, closed: int, end: int) -> int:
+    def play(self, closed: int, end: int) -> None:
         """Play from a state in which ``closed`` rounds are closed and recorded until ``end`` are."""
         self._message(closed + 1, is_recorded=True)
         for message in range(closed + 2, end + 2):
             self._message(message, is_recorded=False)
-        return end
+
+    def write_models(self) -> None:
+        """Write each node's model; where failures are skipped, a node may have none."""
+        for node in self.network.nodes:
+            with self._losses():
+                memories = self.team.memories([node])
+                self.writer.checkpoint((node, memory.start.vector, memory.start.buffers) for node, memory in memories)
 
     def _message(self, message: int, *, is_recorded: bool) -> None:
         """Play one message, which closes a round and opens the next."""
@@ -146,29 +157,48 @@ class _Clock:
             self._wave("strike", message, sorted(network.byzantine))
         if is_recorded:
             return
-        honest = list(network.honest)
-        distances = self.team.distances_to_mean(honest) if config.is_due(closes) else []
         summary = self.writer.round(
             (reports.get(node) or Report(node, closes, flags=("failed",)) for node in network.nodes),
-            dict(zip(honest, distances, strict=False)),
+            self._distances(reports) if config.is_due(closes) else {},
         )
         is_whole = len(reports) == len(network.nodes)
         every = config.checkpoint.every
         if every and closes % every == 0 and closes < config.num_rounds and is_whole:
-            self._save(closes)
+            with self._losses():
+                self._save(closes)
         self.on_round(summary)
+
+    def _distances(self, reports: Mapping[NodeId, Report]) -> dict[NodeId, float]:
+        """Return the distances from the mean of those honest nodes that have closed the round."""
+        honest = [node for node in self.network.honest if node in reports]
+        distances: list[float] = []
+        with self._losses():
+            distances = self.team.distances_to_mean(honest)
+        return dict(zip(honest, distances, strict=False))
+
+    def _losses(self) -> AbstractContextManager[None]:
+        """Go on without what is lost, where failures are skipped: its node will fail, or start over."""
+        return suppress(LostError) if self.config.on_node_failure == "skip" else nullcontext()
 
     def _save(self, round: int) -> None:
         late = [node for node in self.network.nodes if self.network.conditions.is_late(node, round)]
         memories = ((node, memory.at_start()) for node, memory in self.team.memories(self.network.nodes))
-        letters = [(node, round, self.team.letters_of(node, round)) for node in late]
+        letters = ((node, round, self._under_way(node, round)) for node in late)
         save_checkpoint(self.writer.folder, self.config, round, memories, letters=letters, mark=self.writer.mark())
+
+    def _under_way(self, sender: NodeId, round: int) -> dict[NodeId, Update]:
+        """Return a straggler's letters to its neighbours; what a liar sent to others would be kept for nothing."""
+        neighbours = self.network.links(round).neighbours[sender]
+        return {to: letter for to, letter in self.team.letters_of(sender, round).items() if to in neighbours}
 
     def _wave(self, wave: Wave, message: int, nodes: Iterable[NodeId]) -> dict[NodeId, Report]:
         """Let nodes take their part, and follow the policy where that fails."""
         reports: dict[NodeId, Report] = {}
         open_nodes = list(nodes)
-        policy = self.config.on_node_failure
+        policy, when = self.config.on_node_failure, step_name(message, self.config.num_rounds)
+        round = max(message - 1, 1)
+        if wave == "strike":
+            round, when = message, f"in round {message}"
         for attempt in range(1, _ATTEMPTS + 1):
             outcomes = self.team.step(wave, message, open_nodes)
             reports |= {node: found for node, found in outcomes.items() if isinstance(found, Report)}
@@ -177,12 +207,11 @@ class _Clock:
                 return reports
             gives_up = policy == "stop" or (policy == "restart" and attempt == _ATTEMPTS)
             for node, failure in failed.items():
-                self.writer.failure(message - 1, node, failure.cause, "stop" if gives_up else policy)
+                self.writer.failure(round, node, failure.cause, "stop" if gives_up else policy)
             if policy == "skip":
-                self._check_somebody_is_left(message, failed)
+                self._check_somebody_is_left(when, failed)
                 return reports
             node, failure = next(iter(failed.items()))
-            when = step_name(message, self.config.num_rounds)
             lost = [found for found in failed.values() if found.is_lost]
             if lost and policy == "restart":
                 raise LostError(f"{when.capitalize()}: {lost[0].cause}")
@@ -191,7 +220,6 @@ class _Clock:
             open_nodes = list(failed)
         return reports
 
-    def _check_somebody_is_left(self, message: int, failed: Mapping[NodeId, Failure]) -> None:
+    def _check_somebody_is_left(self, when: str, failed: Mapping[NodeId, Failure]) -> None:
         if set(self.network.honest) <= failed.keys():
-            when = step_name(message, self.config.num_rounds)
             raise NodeFailedError(f"every honest node failed {when}; node {min(failed)}: {failed[min(failed)].cause}")

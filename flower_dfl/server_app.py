@@ -37,6 +37,8 @@ _SETTLED = 3.0
 _GRACE = 30.0
 """Seconds beyond ``node-timeout`` in which the engine must report a dead worker."""
 _POLL = 0.02
+_MOST_OPEN = 128
+"""Messages on their way at once: the engine searches all of them for each that it delivers."""
 _IDLE_SHARE = 3.0
 """Seconds of sleep for each second that asking for replies takes, at least."""
 _DELIVERIES = 10
@@ -138,7 +140,7 @@ class _Team:
         for _ in range(_DELIVERIES):
             contents = {node: self._content(wave, message, node) for node in open_nodes}
             replies = self._ask(contents, MessageType.TRAIN)
-            outcomes |= {node: self._outcome(node, message, reply) for node, reply in sorted(replies.items())}
+            outcomes |= {node: self._outcome(wave, node, message, reply) for node, reply in sorted(replies.items())}
             open_nodes = [node for node in open_nodes if outcomes[node] == _NOT_BEGUN]
             if not open_nodes:
                 break
@@ -203,20 +205,33 @@ class _Team:
             + [HALF_STEP] * is_seen
         )
 
-    def _outcome(self, node: NodeId, message: int, reply: "RecordDict | Failure") -> Outcome:
-        """Read a reply. A worker that died may have handed in its step before, or never have begun it."""
+    def _outcome(self, wave: Wave, node: NodeId, message: int, reply: "RecordDict | Failure") -> Outcome:
+        """Read a reply; one that makes no sense is a failure of the node."""
         if isinstance(reply, Failure):
-            if not isinstance(self._hub, Mailbox) or not reply.cause.startswith(_WORKER_DIED):
-                return reply
-            progress = self._hub.progress(node, message)
-            if progress is None:
-                return _NOT_BEGUN
-            return _stored_report(progress) if progress.startswith("committed:") else reply
+            return self._without_reply(wave, node, message, reply)
         if failure := reply.config_records.get(FAILURE):
-            return Failure(str(failure["error"]), bool(failure["lost"]))
+            return self._without_reply(wave, node, message, Failure(str(failure["error"]), bool(failure["lost"])))
+        try:
+            report = _report(node, message, reply)
+        except TransportError as error:
+            return Failure(str(error))
         if isinstance(self._hub, Relay):
             self._hub.accept(node, message, reply)
-        return _report(node, reply)
+        return report
+
+    def _without_reply(self, wave: Wave, node: NodeId, message: int, failure: Failure) -> Outcome:
+        """Say what became of a step that failed: a worker may have handed it in before, or never have begun it."""
+        if not isinstance(self._hub, Mailbox) or failure.is_lost:
+            return failure
+        try:
+            if wave == "strike":
+                return None if self._hub.letters_of(node, message) else failure
+            progress = self._hub.progress(node, message)
+        except TransportError:  # then the next step will fail for that
+            return failure
+        if progress is None:
+            return _NOT_BEGUN if failure.cause.startswith(_WORKER_DIED) else failure
+        return _stored_report(progress) if progress.startswith("committed:") else failure
 
     def _ask(self, contents: Mapping[NodeId, RecordDict], kind: str) -> dict[NodeId, "RecordDict | Failure"]:
         """Send one message to each node; what comes back is a reply's content, or why there is none."""
@@ -268,17 +283,24 @@ def _wait_for_nodes(grid: Grid, expected: int) -> list[int]:
 
 
 def _send_and_receive(grid: Grid, messages: list[Message], patience: float) -> list[Message]:
-    """Send messages and wait for the replies; give up when none has come for ``patience`` seconds."""
-    open_ids = set(grid.push_messages(messages))
+    """Send messages and wait for the replies; give the open ones up when none has come for ``patience`` seconds."""
+    unsent = messages[::-1]
+    open_ids: set[str] = set()
     replies: list[Message] = []
     last = time.monotonic()
-    while open_ids and time.monotonic() - last < patience:
+    while unsent or open_ids:
+        if unsent and len(open_ids) <= _MOST_OPEN // 2:
+            count = min(len(unsent), _MOST_OPEN - len(open_ids))
+            open_ids |= set(grid.push_messages([unsent.pop() for _ in range(count)]))
         asked = time.monotonic()
         arrived = list(grid.pull_messages(open_ids))
         if arrived:
             last = time.monotonic()
             replies += arrived
             open_ids -= {reply.metadata.reply_to_message_id for reply in arrived}
+        elif time.monotonic() - last > patience:
+            last = time.monotonic()
+            open_ids = set()
         if open_ids:  # asking takes longer the more messages are open; it must not keep the workers from theirs
             time.sleep(max(_POLL, _IDLE_SHARE * (time.monotonic() - asked)))
     return replies
@@ -289,16 +311,21 @@ def _stored_report(progress: str) -> Report | None:
     return Report.from_json(text) if text else None
 
 
-def _report(node: NodeId, reply: RecordDict) -> Report | None:
-    """Read a node's report, if the reply has one, and the digests beside it."""
+def _report(node: NodeId, message: int, reply: RecordDict) -> Report | None:
+    """Read a node's report on the round that a message closes, if the reply has one, and the digests beside it."""
     if REPORT not in reply.config_records:
         return None
     try:
         report = Report.from_json(_text(reply, REPORT))
         digests = reply.config_records.get(DIGESTS, ConfigRecord({"data": codec.pack({})}))
-        return replace(report, digests=codec.unpack(digests["data"]))  # type: ignore[arg-type]  # bytes, by us
+        report = replace(report, digests=codec.unpack(digests["data"]))  # type: ignore[arg-type]  # bytes, by us
     except (ValueError, TypeError, KeyError, AttributeError, TransportError) as error:
         raise TransportError(f"node {node} sent a report that cannot be read: {error}") from error
+    if (report.node, report.round) != (node, message - 1):
+        raise TransportError(
+            f"node {node} sent a report of node {report.node!r}, round {report.round!r}; expected round {message - 1}"
+        )
+    return report
 
 
 def _text(content: RecordDict, name: str) -> str:

@@ -10,7 +10,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["fingerprint", "float_buffers", "integer_buffers", "load_buffers", "load_parameters", "parameter_vector"]
+__all__ = [
+    "all_finite",
+    "fingerprint",
+    "float_buffers",
+    "integer_buffers",
+    "load_buffers",
+    "load_parameters",
+    "parameter_vector",
+]
 
 
 def _trainable(module: nn.Module) -> list[Tensor]:
@@ -60,13 +68,22 @@ def _load(targets: list[Tensor], source: Tensor) -> None:
         target.copy_(part.view_as(target))
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Return whether every value is finite, by one pass: a sum is finite only if all that it adds up are.
+
+    >>> all_finite(torch.full((9,), 3e38)), all_finite(torch.tensor([0.0, float("nan")]))
+    (True, False)
+    """
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
 def fingerprint(*tensors: Tensor) -> str:
     """Return 16 hexadecimal digits that differ where any byte of the tensors differs.
 
     >>> fingerprint(torch.zeros(2)) == fingerprint(-torch.zeros(2))
     False
     """
-    digest = hashlib.blake2b(digest_size=8)
+    digest = hashlib.sha256()  # processors have instructions for this one
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]

@@ -170,6 +170,15 @@ def test_an_edge_is_one_line_a_receiver_and_sender_with_weight_scores_and_reject
     }  # fmt: skip
 
 
+def test_an_edge_over_which_a_message_was_accepted_does_not_say_that_another_one_was_rejected(tmp_path):
+    stale = Rejection(1, "wrong round")  # a straggler's letter of the round before, beside the one of this round
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+        writer.round([report(0, rejections=(stale,)), report(1), report(2), report(3)], {})
+
+    assert read_lines(tmp_path / "rounds.jsonl")[0]["rejected"] == 1
+    assert [line for line in read_lines(tmp_path / "edges.jsonl") if "rejected" in line] == []
+
+
 def test_the_summary_of_a_round_is_worked_by_hand(tmp_path):
     with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
         summary = writer.round(round_of_reports(), {0: 1.0, 1: 2.0, 2: 2.0})
@@ -316,6 +325,14 @@ def test_a_finished_run_keeps_its_status(tmp_path):
     end_unfinished(tmp_path, "failed", "killed")
 
     assert summary_of(tmp_path)["status"] == "completed"
+
+
+def test_a_run_that_is_interrupted_is_not_failed_by_what_its_end_breaks(tmp_path):
+    RunWriter(tmp_path, CONFIG, NETWORK, "local").__exit__(RuntimeError, RuntimeError("a worker died"), None)
+
+    end_unfinished(tmp_path, "interrupted", "KeyboardInterrupt")
+
+    assert (summary_of(tmp_path)["status"], summary_of(tmp_path)["error"]) == ("interrupted", "KeyboardInterrupt")
 
 
 def test_a_folder_without_summary_is_left_alone(tmp_path):
@@ -498,3 +515,17 @@ def test_a_reopened_run_is_running_from_its_checkpoint_on(tmp_path):
     reopen(tmp_path, 0)
 
     assert (summary_of(tmp_path)["status"], summary_of(tmp_path)["rounds"]) == ("running", 0)
+
+
+def test_a_run_that_is_still_written_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("flower_dfl.records._LOCK_TIMEOUT", 0.0)
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+        writer.round(round_of_reports(), {})
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+        with pytest.raises(ResumeError, match=r"^another process still writes .*rounds\.jsonl$"):
+            reopen(tmp_path, 0)
+        with pytest.raises(ResumeError, match=r"^another process still writes .*rounds\.jsonl$"):
+            RunWriter(tmp_path, CONFIG, NETWORK, "flower")
+
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -71,7 +71,10 @@ def interrupt_after(rounds):
 
 
 class Team:
-    """Nodes that fail as told: ``faults`` maps (message, node) to how often, or to a Failure for ever."""
+    """Nodes that fail as told: ``faults`` maps (message, node) to how often, or to a Failure for ever.
+
+    A fault of the second wave is one of (message, node, "strike").
+    """
 
     def __init__(self, experiment, faults):
         from flower_dfl.engines.local import _Team
@@ -86,11 +89,12 @@ class Team:
     def step(self, wave, message, nodes):
         outcomes = {}
         for node in nodes:
-            fault = self.faults.get((message, node), 0)
+            step = (message, node) if wave == "play" else (message, node, wave)
+            fault = self.faults.get(step, 0)
             if isinstance(fault, Failure):
                 outcomes[node] = fault
             elif fault:
-                self.faults[message, node] -= 1
+                self.faults[step] -= 1
                 outcomes[node] = Failure("ValueError: as told")
             else:
                 outcomes |= self._team.step(wave, message, [node])
@@ -109,6 +113,34 @@ def play_with(faults, folder, kind=Team, **settings):
     with RunWriter(folder, config, experiment.network, "local") as writer:
         play_rounds(config, experiment.network, experiment.attack, team, writer)
     return team
+
+
+STRIKES = {"attack.name": "alie", "attack.params": "z = 1.0"}
+
+
+def test_an_attack_that_fails_stops_the_run_with_the_round_of_the_attack(tmp_path):
+    with pytest.raises(NodeFailedError, match=r"^node 3 failed in round 2: ValueError: as told$"):
+        play_with({(2, 3, "strike"): 1}, tmp_path, **STRIKES)
+
+    assert [(line["round"], line["node"]) for line in read_lines(tmp_path / "failures.jsonl")] == [(2, 3)]
+
+
+def test_an_attack_that_fails_is_repeated_or_skipped_by_the_policy(tmp_path):
+    whole, mended, skipped = (folder_in(tmp_path, name) for name in ("whole", "mended", "skipped"))
+    play_with({}, whole, **STRIKES)
+
+    for folder, policy in ((mended, "restart"), (skipped, "skip")):
+        play_with({(2, 3, "strike"): 1}, folder, **STRIKES, **{"on-node-failure": policy})
+
+    assert contents(mended)[2] == contents(whole)[2]
+    missing = [(line["round"], line["node"]) for line in read_lines(skipped / "rounds.jsonl") if line["missing"]]
+    assert missing == [(2, 0), (2, 1), (2, 2)]
+
+
+def test_a_first_step_that_fails_is_one_of_round_1(tmp_path):
+    play_with({(1, 1): 1}, tmp_path, **{"on-node-failure": "skip"})
+
+    assert [(line["round"], line["node"]) for line in read_lines(tmp_path / "failures.jsonl")] == [(1, 1)]
 
 
 def test_a_failed_step_stops_the_run_with_node_moment_and_cause(tmp_path):
@@ -241,7 +273,7 @@ def test_what_is_lost_is_named_though_the_checkpoint_cannot_be_read(tmp_path):
             (tmp_path / "checkpoint" / "state-1").mkdir(parents=True)
             raise LostError("gone")
 
-    with pytest.raises(LostError, match="^gone$"):
+    with pytest.raises(LostError, match=r"^gone$"):
         play_with({}, tmp_path, Forgetful)
 
 
@@ -278,6 +310,18 @@ def test_checkpoints_come_every_so_many_rounds_and_only_the_newest_is_kept(tmp_p
     run_local(config, tmp_path)
 
     assert [path.name for path in (tmp_path / "checkpoint").glob("state-*")] == ["state-4"]
+
+
+def test_letters_to_strangers_are_no_part_of_a_checkpoint(tmp_path):
+    class Liars(Team):
+        def letters_of(self, sender, round):
+            letters = self._team.letters_of(sender, round)
+            return letters | dict.fromkeys(range(10**5), next(iter(letters.values())))
+
+    play_with({}, tmp_path, Liars, **{"network.late-rate": 1.0})
+
+    letters = load_checkpoint(tmp_path, recorded_config(tmp_path)).letters
+    assert {sender: sent.keys() for sender, _, sent in letters} == {i: {0, 1, 2, 3} - {i} for i in range(4)}
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from flower_dfl.vectors import float_buffers, integer_buffers, load_buffers, load_parameters, parameter_vector
+from flower_dfl.vectors import (
+    all_finite,
+    float_buffers,
+    integer_buffers,
+    load_buffers,
+    load_parameters,
+    parameter_vector,
+)
 
 
 class Net(nn.Module):
@@ -126,3 +133,21 @@ def test_float_buffers_of_the_wrong_size_are_refused():
 def test_a_wrong_number_of_integer_buffers_is_refused():
     with pytest.raises(ValueError, match="shorter"):
         load_buffers(Net(), torch.zeros(2), (torch.tensor(1),))
+
+
+@pytest.mark.parametrize("values", [[], [1.0, -2.0], [3e38] * 9, [-3e38] * 9, [3e38, -3e38] * 5])
+def test_finite_values_are_all_finite_also_where_their_sum_is_not(values):
+    assert all_finite(torch.tensor(values))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 70_000, -1])
+def test_one_value_that_is_not_finite_is_found_wherever_it_stands(bad, place):
+    values = torch.ones(100_000)
+    values[place] = bad
+
+    assert not all_finite(values)
+
+
+def test_opposite_infinities_do_not_cancel():
+    assert not all_finite(torch.tensor([float("inf"), -float("inf")]))

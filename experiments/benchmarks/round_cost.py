@@ -1,22 +1,22 @@
 """What does a round cost, compared with a bare torch loop that does the same work?
 
 Ten nodes with 500 images each, the CNN, a ring, plain averaging, evaluation of every node on 1,000 images. The floor
-is a loop over ten modules: train, average the neighbours' parameters, evaluate; no messages, records or checks. Engines
+is a loop over ten modules: train, average the neighbours' parameters, evaluate; no messages, records or checks. Two
+such loops at once, each over half of the nodes, show what two processors give that share caches and memory. Engines
 and floor run in turn, and each ratio is taken within one repetition.
 
 Usage: python experiments/benchmarks/round_cost.py [--rounds T] [--repeat R] [--skip-flower]
 """
 
 import argparse
-import os
+import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import make_importable, round_ends
 from torch.nn import functional as F
 
 from flower_dfl.config import RunConfig, parse
@@ -56,16 +56,23 @@ def main() -> None:
     parser.add_argument("--skip-flower", action="store_true")
     arguments = parser.parse_args()
 
-    floor, local, flower = [], [], []
+    floor, both, local, flower, starts = [], [], [], [], []
     with tempfile.TemporaryDirectory() as scratch:
-        _make_importable(Path(scratch))
+        make_importable(Path(scratch), "data_for_benchmark", DATA_MODULE)
         config = parse(SETTINGS | {"num-rounds": arguments.rounds})
         experiment_for(config)  # loading data and building the model is start-up
         for repetition in range(arguments.repeat):
             floor.append(bare_loop(config))
-            local.append(_timed(run_local, config, Path(scratch) / f"local-{repetition}", time.process_time))
+            both.append(two_bare_loops(config))
+            folder = Path(scratch) / f"local-{repetition}"
+            folder.mkdir()
+            ends = [0.0]
+            run_local(config, folder, lambda _, ends=ends: ends.append(time.process_time()))
+            local.append(_a_round(ends))
             if not arguments.skip_flower:
-                flower.append(_timed(run_flower, config, Path(scratch) / f"flower-{repetition}", time.perf_counter))
+                ends = round_ends(run_flower, config, Path(scratch) / f"flower-{repetition}")
+                flower.append(_a_round(ends))
+                starts.append(ends[1] - ends[0] - flower[-1])
 
     cpu, wall = (statistics.median(run[index] for run in floor) for index in (0, 1))
     print("| | seconds a round | ratio to the floor |")
@@ -73,14 +80,22 @@ def main() -> None:
     print(f"| bare torch loop, CPU | {cpu:.3f} | 1 |")
     print(f"| `local` engine, CPU | {_row(local, [run[0] for run in floor])}")
     print(f"| bare torch loop, wall | {wall:.3f} | 1 |")
+    print(f"| two bare loops, half of the nodes each, wall | {_row(both, [run[1] for run in floor])}")
     if flower:
         print(f"| `flower` engine, wall | {_row(flower, [run[1] for run in floor])}")
+        print(f"\nStart-up of the `flower` engine: {statistics.median(starts):.1f} s.")
 
 
-def bare_loop(config: RunConfig) -> tuple[float, float]:
-    """Return CPU and wall seconds a round of the floor."""
+def two_bare_loops(config: RunConfig) -> float:
+    """Return the wall seconds a round of the slower of two loops over half of the nodes."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        return max(wall for _, wall in pool.starmap(bare_loop, [(config, 2), (config, 2)], chunksize=1))
+
+
+def bare_loop(config: RunConfig, share: int = 1) -> tuple[float, float]:
+    """Return CPU and wall seconds a round of the floor, over one ``share``-th of the nodes."""
     experiment = experiment_for(config)
-    shards, test, settings = experiment.shards, experiment.test, config.train
+    shards, test, settings = experiment.shards[::share], experiment.test, config.train
     model = experiment.module
     states = [[p.detach().clone() for p in model.parameters()] for _ in shards]
     began = time.process_time(), time.perf_counter()
@@ -118,25 +133,15 @@ def _load(model: torch.nn.Module, state: list[torch.Tensor]) -> None:
             parameter.copy_(value)
 
 
-def _timed(run: Callable[..., None], config: RunConfig, folder: Path, clock: Callable[[], float]) -> float:
+def _a_round(ends: list[float]) -> float:
     """Return the seconds a round between the ends of the first and the last round: start-up is left out."""
-    folder.mkdir()
-    ends: list[float] = []
-    run(config, folder, lambda _: ends.append(clock()))
-    return (ends[-1] - ends[0]) / (len(ends) - 1)
+    return (ends[-1] - ends[1]) / (len(ends) - 2)
 
 
 def _row(times: list[float], floors: list[float]) -> str:
     ratios = [taken / floor for taken, floor in zip(times, floors, strict=True)]
     spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     return f"{statistics.median(times):.3f} | {spread} |"
-
-
-def _make_importable(folder: Path) -> None:
-    """Put the data function where this process and Ray's workers can import it."""
-    (folder / "data_for_benchmark.py").write_text(DATA_MODULE, encoding="utf-8")
-    sys.path.insert(0, str(folder))
-    os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from rich.console import Console
 from flower_dfl.checkpoint import check_code, load_checkpoint, recorded_config, recorded_environment
 from flower_dfl.cli.display import Display
 from flower_dfl.cli.failure import logged
-from flower_dfl.cli.failure import logged
 from flower_dfl.code_version import code_version
 from flower_dfl.engines.flower import run_flower
 from flower_dfl.engines.local import run_local
@@ -46,11 +45,11 @@ def resume(
     closed = 0 if checkpoint is None else checkpoint.round
     chosen = engine or ("local" if environment["engine"] == "local" else "flower")
     console.print(f"run folder: {folder}, going on after round {closed}", soft_wrap=True, highlight=False)
-    reopen(folder, closed)
     with logged(folder), Display(config, chosen, console) as display:
         if chosen == "local":
             run_local(config, folder, display.round, resume=True)
         else:
+            reopen(folder, closed)
             resources = {"cpus_per_node": cpus_per_node, "gpus_per_node": gpus_per_node}
             run_flower(config, folder, display.round, **resources, ray_address=ray_address)
     display.conclude(folder)

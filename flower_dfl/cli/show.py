@@ -196,8 +196,14 @@ def _print_troubles(console: Console, run: Path, lines: Sequence[Mapping[str, An
 
 
 def _failures(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    told = [f"round {f['round']}, node {f['node']}: {f['cause']} ({f['consequence']})" for f in lines]
+    told = [f"{_where(line)}: {line['cause']} ({line['consequence']})" for line in lines]
     return [*told[:_MOST_LISTED], *([f"and {len(told) - _MOST_LISTED} failures more"] if told[_MOST_LISTED:] else [])]
+
+
+def _where(failure: Mapping[str, Any]) -> str:
+    if failure["node"] < 0:
+        return f"the whole run, back to the end of round {failure['round']}"
+    return f"round {failure['round']}, node {failure['node']}"
 
 
 def _missing(lines: Iterable[Mapping[str, Any]]) -> int:

@@ -85,7 +85,7 @@ class Transport(Protocol):
         """Return the node's newest memory of a round before the given one; None if there is none.
 
         Raises:
-            LostError: There was one, and its holder died.
+            LostError: There was one, and its holder died, or the node's newest one is of a later round.
         """
         ...
 

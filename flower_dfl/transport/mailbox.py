@@ -11,6 +11,7 @@ What readers get is read-only memory. A rule that breaks its contract and writes
 :func:`flower_dfl.testing.check_strategy` finds such a rule.
 """
 
+import functools
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RpcError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
@@ -186,14 +187,19 @@ class MailboxTransport:
     def __init__(self, name: str, timeout: float) -> None:
         self._timeout = timeout
         try:
-            self._actor = ray.get_actor(name, namespace=_NAMESPACE)
+            self._actor = _find_actor(name)
         except ValueError as error:
             raise LostError(f"the mailbox {name!r} is gone") from error
 
     def recall(self, node: NodeId, before: int) -> Memory | None:
         """Return the node's newest memory."""
         parcel = _get(self._actor.recall.remote(node, before), self._timeout)
-        return None if parcel is None else Memory.from_tree(_trees([parcel], self._timeout)[0])
+        if parcel is None:
+            return None
+        memory = Memory.from_tree(_trees([parcel], self._timeout)[0])
+        if memory.round >= before:
+            raise LostError(f"node {node} has entered round {memory.round} already; its reply was lost")
+        return memory
 
     def commit(self, node: NodeId, memory: Memory, letters: Mapping[NodeId, Update], report: str) -> None:
         """Hand over what a step made, in one call: a step has happened as a whole, or not at all."""
@@ -215,6 +221,12 @@ class MailboxTransport:
         parcels = _get(self._actor.half_steps.remote(list(nodes), round), self._timeout)
         found = (Memory.from_tree(tree).half_step for tree in _trees(parcels, self._timeout))
         return tuple(half for half in found if half is not None)
+
+
+@functools.lru_cache(maxsize=1)
+def _find_actor(name: str) -> _Reference:
+    """Return a mailbox's actor; asking where it is takes longer than asking it."""
+    return ray.get_actor(name, namespace=_NAMESPACE)
 
 
 class _Shelf:
@@ -242,7 +254,10 @@ class _Shelf:
         if tensor.numel() * tensor.element_size() < _INLINE:
             return tensor.cpu().numpy()
         if id(tensor) not in self._stored:
-            self._stored[id(tensor)] = (tensor, ray.put(tensor.cpu().numpy(), _owner=self._owner))
+            try:
+                self._stored[id(tensor)] = (tensor, ray.put(tensor.cpu().numpy(), _owner=self._owner))
+            except RpcError as error:
+                raise _lost(error) from error
         return self._stored[id(tensor)][1]
 
 
@@ -273,4 +288,9 @@ def _get(reference: _Reference, timeout: float | None) -> Any:  # noqa: ANN401 -
     except GetTimeoutError as error:
         raise TransportError(f"the mailbox did not answer within {timeout:.0f} s") from error
     except RayError as error:
-        raise LostError(f"the mailbox or what it held is lost: {type(error).__name__}: {error}") from error
+        raise _lost(error) from error
+
+
+def _lost(error: RayError) -> LostError:
+    what = str(error).partition("\n")[0]  # Ray goes on for many lines
+    return LostError(f"the mailbox or what it held is lost: {type(error).__name__}: {what}")

@@ -76,7 +76,7 @@ class RelayTransport:
         if MEMORY in self._incoming.config_records:
             return Memory.from_tree(codec.unpack(_bytes(self._incoming.config_records[MEMORY], "data")))
         record = self._state.config_records.get(_OWN)
-        if record is None:
+        if record is None or before == 1:  # a run that began anew finds what the one before has left
             return None
         memory = Memory.from_tree(codec.unpack(_bytes(record, "data")))
         if memory.round >= before:
@@ -88,7 +88,7 @@ class RelayTransport:
         del report  # the reply carries it
         self._state[_OWN] = ConfigRecord({"data": codec.pack(memory.to_tree())})
         if MEMORY in self._wanted:
-            self._reply[MEMORY] = ConfigRecord({"data": codec.pack(memory.at_start().to_tree())})
+            self._reply[MEMORY] = ConfigRecord({"data": codec.pack(replace(memory, half_step=None).to_tree())})
         if MODEL in self._wanted:
             self._reply[MODEL] = ConfigRecord({"data": codec.pack((memory.start.vector, memory.start.buffers))})
         if HALF_STEP in self._wanted and memory.half_step is not None:
@@ -133,17 +133,18 @@ class Relay:
 
     def __init__(self, rounds_kept: int) -> None:
         self._rounds_kept = rounds_kept
-        self._letters: dict[
-            int, dict[NodeId, dict[object, bytes]]
-        ] = {}  # round, sender, receiver as the sender wrote it
+        self._round = 0
+        self._letters: dict[int, dict[NodeId, dict[NodeId, bytes]]] = {}  # by round, sender and receiver
         self._half_steps: dict[NodeId, bytes] = {}
         self._models: dict[NodeId, bytes] = {}
         self._memories: dict[NodeId, bytes] = {}
         self._restored: dict[NodeId, bytes] = {}
 
     def begin(self, round: int) -> None:
-        """Forget what belongs to a step that is over."""
-        self._half_steps = {}
+        """Forget what belongs to rounds that are over; a step that is repeated belongs to the same one."""
+        if round == self._round:
+            return
+        self._round, self._half_steps, self._memories = round, {}, {}
         for old in [r for r in self._letters if r < round - self._rounds_kept]:
             del self._letters[old]
 
@@ -152,11 +153,11 @@ class Relay:
         self._restored.pop(sender, None)
         records = reply.config_records
         letters = records.get(_LETTERS, ConfigRecord())
-        posted: dict[object, bytes] = {}
+        posted: dict[NodeId, bytes] = {}
         for index in range(len(letters) // 2):
             receivers = letters.get(f"to-{index}")
             data = _bytes(letters, f"data-{index}")
-            posted |= dict.fromkeys(receivers if isinstance(receivers, list) else [], data)
+            posted |= {r: data for r in (receivers if isinstance(receivers, list) else []) if type(r) is int}
         if posted:
             self._letters.setdefault(round, {})[sender] = posted
         for name, kept in ((HALF_STEP, self._half_steps), (MODEL, self._models), (MEMORY, self._memories)):
@@ -189,22 +190,16 @@ class Relay:
     def memories(self, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Memory]]:
         """Yield each node's memory, where its last reply carried it, and forget it; else its last known model."""
         for node in nodes:
-            if node in self._memories:
-                yield node, Memory.from_tree(codec.unpack(self._memories.pop(node)))
-            elif (model := self._model(node)) is not None:
-                yield node, Memory(0, ModelState(*model), None, None)
-            else:
+            memory = self._memory(node)
+            if memory is None:
                 raise LostError(f"no readable model came from node {node}")
+            yield node, memory
 
     def letters_of(self, sender: NodeId, round: int) -> dict[NodeId, Update]:
-        """Return what a node sent in a round, by receiver; a letter that cannot be read is left out."""
-        found = {}
-        for receiver, data in self._letters.get(round, {}).get(sender, {}).items():
-            try:
-                found[int(str(receiver))] = update_from_tree(codec.unpack(data))
-            except (TransportError, TypeError, AttributeError, ValueError):
-                continue
-        return found
+        """Return what a node sent in a round, by receiver; the receivers will reject what is no letter."""
+        sent = self._letters.get(round, {}).get(sender, {})
+        opened = {id(data): open_letter(sender, data, len(data)) for data in sent.values()}
+        return {receiver: opened[id(data)] for receiver, data in sent.items()}
 
     def restore(
         self, memories: Mapping[NodeId, Memory], letters: Iterable[tuple[NodeId, int, Mapping[NodeId, Update]]]
@@ -220,6 +215,15 @@ class Relay:
 
     def close(self) -> None:
         """Nothing to end."""
+
+    def _memory(self, node: NodeId) -> Memory | None:
+        if node not in self._memories:
+            model = self._model(node)
+            return None if model is None else Memory(0, ModelState(*model), None, None)
+        try:
+            return Memory.from_tree(codec.unpack(self._memories.pop(node)))
+        except (TransportError, TypeError, ValueError, KeyError, AttributeError):
+            return None
 
     def _model(self, node: NodeId) -> tuple[Tensor, Tensor] | None:
         try:

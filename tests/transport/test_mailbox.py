@@ -5,12 +5,18 @@ from dataclasses import replace
 import pytest
 import ray
 import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.common.serde import recorddict_to_proto
+from flwr.supercore.task_identity import TaskIdentity
 
+from flower_dfl.client_app import app
+from flower_dfl.config import flatten, parse
 from flower_dfl.errors import LostError
 from flower_dfl.training import ModelState
 from flower_dfl.transport.base import Memory
 from flower_dfl.transport.mailbox import Mailbox, MailboxTransport, _Slots
 from flower_dfl.types import Update
+from flower_dfl.wire import FAILURE, STEP
 
 pytestmark = [
     pytest.mark.ray,
@@ -18,8 +24,21 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
 ]
 
-LARGE = 20_000  # floats: beyond what travels with a call
 TIMEOUT = 200.0
+RUN = {
+    "num-nodes": 2,
+    "num-byzantine": 0,
+    "num-rounds": 2,
+    "topology.name": "complete",
+    "strategy.name": "dfl-detector",  # remembers several models
+    "attack.name": "none",
+    "model.name": "fc",
+    "data.num-train": 40,
+    "data.num-test": 20,
+    "train.device": "cpu",
+    "node-timeout": TIMEOUT,
+}
+LARGE = 20_000  # floats: beyond what travels with a call
 NOTHING = ({}, [])
 
 
@@ -135,6 +154,14 @@ def test_the_server_knows_whether_a_step_has_begun_or_is_done(transport, mailbox
     )  # fmt: skip
 
 
+def test_a_step_that_was_handed_in_cannot_be_repeated(transport):
+    transport.commit(61, memory(half_step(61, round=2), round=2), {}, "")
+
+    with pytest.raises(LostError, match=r"^node 61 has entered round 2 already; its reply was lost$"):
+        transport.recall(61, 2)
+    assert transport.recall(61, 3).round == 2
+
+
 def test_consensus_is_measured_where_the_models_are(transport, mailbox):
     # starts (0, 0) and (2, 2): the mean is (1, 1), both are sqrt(2) away
     for node in (70, 71):
@@ -159,6 +186,8 @@ def test_what_was_saved_can_be_restored_and_a_mailbox_that_died_is_lost_to_every
     assert torch.equal(found.vector, letter.vector)
     with pytest.raises(LostError, match=r"^the mailbox or what it held is lost: "):
         there.recall(80, 2)
+    with pytest.raises(LostError, match=r"^the mailbox or what it held is lost: .+$"):
+        there.commit(80, saved[80], {}, "")
     with pytest.raises(LostError, match=r"^the mailbox 'mailbox-\w+' is gone$"):
         MailboxTransport(other.name, TIMEOUT)
 
@@ -181,3 +210,25 @@ def test_letters_are_kept_for_as_long_as_they_can_arrive(kept):
 
     found = slots.letters(1, [(0, round) for round in (1, 2, 3, 4)])
     assert [skeleton[-1] for skeleton, _ in found] == ["1", "2", "3", "4"][3 - kept :]
+
+
+def test_no_model_is_in_the_replies_of_a_node_or_in_what_flower_keeps_for_it(monkeypatch):
+    for name in ("_task_id", "_run_id", "_node_id"):  # messages can be made only inside a Flower task
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    config = parse(RUN)
+    mailbox = Mailbox(TIMEOUT, rounds_kept=1)
+    states, sizes = [RecordDict(), RecordDict()], []
+
+    for message in (1, 2, 3):
+        order = {"kind": "play", "message": message, "mailbox": mailbox.name, "wanted": []}
+        for node, state in enumerate(states):
+            context = Context(1, node, {"partition-id": node, "num-partitions": 2}, state, flatten(config))
+            sent = Message(RecordDict({STEP: ConfigRecord(order)}), dst_node_id=node, message_type="train")
+            reply = app(sent, context).content
+            assert FAILURE not in reply
+            sizes += [recorddict_to_proto(content).ByteSize() for content in (reply, context.state)]
+    kept = dict(mailbox.memories([0, 1]))
+    mailbox.close()
+
+    assert max(sizes) < 10_000
+    assert [memory.start.vector.nbytes > 400_000 for memory in kept.values()] == [True, True]

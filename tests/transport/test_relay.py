@@ -9,7 +9,7 @@ from flower_dfl.errors import LostError
 from flower_dfl.ingress import Expectation, screen
 from flower_dfl.training import ModelState
 from flower_dfl.transport.base import Memory, update_to_tree
-from flower_dfl.transport.relay import HALF_STEP, MODEL, Relay, RelayTransport, open_letter
+from flower_dfl.transport.relay import HALF_STEP, MEMORY, MODEL, Relay, RelayTransport, open_letter
 from flower_dfl.types import Rejection, Update
 
 LARGEST = 10_000
@@ -269,3 +269,75 @@ def test_a_reply_without_records_is_accepted():
     relay.accept(0, 1, RecordDict())
 
     assert delivered(relay, 1) == ()
+
+
+def test_a_repeated_step_does_not_forget_what_others_have_sent_in_its_round():
+    relay, reply = Relay(1), RecordDict()
+    relay.begin(1)
+    transport(reply=reply, wanted=(HALF_STEP,)).commit(0, memory(0.0, letter(0)), {}, "")
+    relay.accept(0, 1, reply)
+
+    relay.begin(1)  # another node's step failed, and is tried again
+    assert list(relay.half_steps_of([0])["half-steps"]) == ["0"]
+
+    relay.begin(2)
+    assert list(relay.half_steps_of([0])["half-steps"]) == []
+
+
+def test_a_memory_that_nobody_asked_for_in_time_is_not_taken_for_a_later_one():
+    relay, asked, later = Relay(1), RecordDict(), RecordDict()
+    relay.begin(2)
+    transport(reply=asked, wanted=(MODEL, MEMORY)).commit(0, memory(1.0, round=2), {}, "")
+    relay.accept(0, 2, asked)
+    relay.begin(3)
+    transport(reply=later, wanted=(MODEL,)).commit(0, memory(2.0, round=3), {}, "")
+    relay.accept(0, 3, later)
+
+    assert [kept.start.vector.tolist() for _, kept in relay.memories([0])] == [[2, 2]]
+
+
+def test_a_run_that_goes_back_to_its_beginning_finds_no_memory_there():
+    state = RecordDict()
+    transport(state=state).commit(4, memory(2.0, round=3), {}, "")
+
+    assert transport(state=state).recall(4, 1) is None
+
+
+def from_a_liar(routes):
+    """A reply with letters to whom and what the liar claims."""
+    record = {}
+    for index, (receivers, data) in enumerate(routes):
+        record |= {f"to-{index}": receivers, f"data-{index}": data}
+    return RecordDict({"letters": ConfigRecord(record)})
+
+
+@pytest.mark.parametrize("receivers", [["2"], [2.0], [True, False], [b"2"], "2", 2, [-1, 2**60]])
+def test_receivers_that_are_no_node_get_nothing_now_or_after_a_checkpoint(receivers):
+    relay = Relay(2)
+
+    relay.accept(1, 1, from_a_liar([(receivers, packed(letter()))]))
+
+    assert [delivered(relay, receiver) for receiver in (0, 1, 2)] == [()] * 3
+    assert not relay.letters_of(1, 1).keys() & {0, 1, 2}
+
+
+@pytest.mark.parametrize("data", [b"", b"text", codec.pack([1, 2]), packed(letter())])
+def test_what_arrives_late_is_rejected_or_accepted_alike_before_and_after_a_checkpoint(data):
+    relay, restored = Relay(2), Relay(2)
+    relay.accept(1, 1, from_a_liar([([2], data)]))
+
+    restored.restore({}, [(1, 1, relay.letters_of(1, 1))])
+
+    expected = Expectation(frozenset({1}), round=2, dimension=2, staleness=1)
+    before, after = (screen(delivered(hub, 2), expected) for hub in (relay, restored))
+    assert [u.vector.tolist() for u in after[0]] == [u.vector.tolist() for u in before[0]]
+    assert after[1] == before[1]
+
+
+@pytest.mark.parametrize("data", [b"", b"text", codec.pack(3), codec.pack({"start": 1}), codec.pack([1, 2])])
+def test_a_memory_that_cannot_be_read_is_as_good_as_none(data):
+    relay, reply = Relay(1), RecordDict({MEMORY: ConfigRecord({"data": data})})
+    relay.accept(0, 1, reply)
+
+    with pytest.raises(LostError, match=r"^no readable model came from node 0$"):
+        list(relay.memories([0]))

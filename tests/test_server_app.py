@@ -1,0 +1,259 @@
+"""What the ServerApp makes of replies, without a network: the replies are told, the hub is the one of the test."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from flower_dfl.checkpoint import load_checkpoint
+from flower_dfl.client_app import app
+from flower_dfl.config import CheckpointConfig, flatten, parse
+from flower_dfl.engines.local import run_local
+from flower_dfl.errors import LostError, TransportError
+from flower_dfl.experiment import build_rules
+from flower_dfl.network import build_network
+from flower_dfl.node import Report
+from flower_dfl.records import RunWriter, read_lines
+from flower_dfl.rounds import Failure, play_rounds
+from flower_dfl.server_app import _WORKER_DIED, _Team
+from flower_dfl.transport.mailbox import Mailbox
+from flower_dfl.transport.relay import Relay
+from flower_dfl.types import Update
+from flower_dfl.wire import FAILURE, REPORT, STEP
+
+BASE = {"num-nodes": 4, "num-byzantine": 1, "topology.name": "complete", "attack.name": "alie"}
+DIED = Failure(f"{_WORKER_DIED}: killed")
+SILENT = Failure("no answer within node-timeout = 600 s")
+ATTACKER = 3
+
+
+class FakeMailbox(Mailbox):
+    """A mailbox without Ray: who has committed which message, and who has sent letters in which round."""
+
+    def __init__(self, committed=(), sent=(), begun=()):
+        self.name = "mailbox-of-the-test"
+        self.committed, self.letters, self.begun = set(committed), set(sent), set(begun)
+
+    def progress(self, node, message):
+        if (node, message) in self.committed:
+            return "committed:" + Report(node, message - 1, accuracy=0.5).to_json()
+        return "begun" if (node, message) in self.begun else None
+
+    def letters_of(self, sender, round):
+        return {0: Update(sender, round, torch.zeros(2))} if (sender, round) in self.letters else {}
+
+
+class DeadMailbox(FakeMailbox):
+    def progress(self, node, message):
+        raise LostError("the mailbox is dead")
+
+    letters_of = progress
+
+
+def outcome(hub, reply, wave="play", message=2, node=ATTACKER):
+    """What a node's step comes to; a dead worker's message is delivered twice at most."""
+    config = parse(BASE | {"transport": "relay" if isinstance(hub, Relay) else "mailbox"})
+    team = _Team(None, config, build_network(config), build_rules(config)[1])
+    team._hub = hub
+    team._ask = lambda contents, kind: dict.fromkeys(contents, reply)
+    return team.step(wave, message, [node])[node]
+
+
+def failed(cause, *, lost=False):
+    return RecordDict({FAILURE: ConfigRecord({"node": ATTACKER, "error": cause, "lost": lost})})
+
+
+def reported(text):
+    return RecordDict({REPORT: ConfigRecord({"json": text})})
+
+
+@pytest.fixture(autouse=True)
+def _without_pauses(monkeypatch):
+    monkeypatch.setattr("flower_dfl.server_app._REDELIVERY_PAUSE", 0.0)
+
+
+@pytest.mark.parametrize("reply", [DIED, SILENT, failed("TransportError: the mailbox did not answer within 600 s")])
+def test_a_step_that_was_handed_in_counts_whatever_became_of_its_reply(reply):
+    found = outcome(FakeMailbox(committed=[(ATTACKER, 2)]), reply)
+
+    assert (found.node, found.round, found.accuracy) == (ATTACKER, 1, 0.5)
+
+
+@pytest.mark.parametrize("reply", [DIED, SILENT])
+def test_an_attacker_that_has_not_struck_has_failed_though_it_has_played(reply):
+    assert outcome(FakeMailbox(committed=[(ATTACKER, 2)]), reply, "strike") == reply
+
+
+def test_an_attacker_that_died_after_it_struck_has_struck():
+    assert outcome(FakeMailbox(committed=[(ATTACKER, 2)], sent=[(ATTACKER, 2)]), DIED, "strike") is None
+
+
+def test_a_step_that_a_worker_died_under_has_failed():
+    assert outcome(FakeMailbox(begun=[(ATTACKER, 2)]), DIED) == DIED
+
+
+@pytest.mark.parametrize("wave", ["play", "strike"])
+def test_a_failure_keeps_its_cause_where_the_mailbox_is_dead_too(wave):
+    assert outcome(DeadMailbox(), DIED, wave) == DIED
+    assert outcome(DeadMailbox(), failed("LostError: gone", lost=True), wave) == Failure("LostError: gone", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "that cannot be read: "),
+        ("[]", "that cannot be read: "),
+        ('{"node": 3}', "that cannot be read: "),
+        (Report(0, 1).to_json(), "of node 0, round 1; expected round 1"),
+        (Report(ATTACKER, 7).to_json(), "of node 3, round 7; expected round 1"),
+    ],
+)
+def test_a_report_that_cannot_be_the_nodes_is_its_failure_and_its_letters_do_not_count(text, said):
+    reply, relay = reported(text), Relay(1)
+    reply["letters"] = ConfigRecord({"to-0": [0], "data-0": b"letter"})
+
+    found = outcome(relay, reply)
+
+    assert isinstance(found, Failure)
+    assert found.cause.startswith(f"node 3 sent a report {said}")
+    assert relay.letters_for(0, [(ATTACKER, 2)])["letters"] == {}
+
+
+def test_a_handshake_without_facts_is_an_error_of_the_engine(monkeypatch):
+    monkeypatch.setattr("flower_dfl.server_app._wait_for_nodes", lambda grid, expected: list(range(expected)))
+    config = parse(BASE)
+    team = _Team(None, config, build_network(config), None)
+    team._ask = lambda contents, kind: dict.fromkeys(contents, RecordDict())
+
+    with pytest.raises(TransportError, match="expected a record 'facts' in a reply"):
+        team.shake_hands()
+
+
+class Nodes:
+    """Nodes that play in this process what the server asks of them by Flower's messages; some fail as told."""
+
+    def __init__(self, config, faults=()):
+        self.config = config
+        self.states = [RecordDict() for _ in range(config.num_nodes)]
+        self.faults = list(faults)
+
+    def ask(self, contents, kind):
+        del kind
+        return {node: self._answer(node, content) for node, content in contents.items()}
+
+    def _answer(self, node, content):
+        order = content.config_records[STEP]
+        fault = (order["kind"], order["message"], node)
+        context = Context(1, node, {"partition-id": node}, self.states[node], dict(flatten(self.config)))
+        if fault in self.faults:
+            self.faults.remove(fault)
+            return SILENT
+        reply = app(Message(content, dst_node_id=node, message_type="train"), context).content
+        if (*fault, "reply lost") in self.faults:
+            self.faults.remove((*fault, "reply lost"))
+            return SILENT
+        return reply
+
+
+TROUBLED = {
+    "num-nodes": 5,
+    "num-byzantine": 2,
+    "num-rounds": 4,
+    "transport": "relay",
+    "topology.name": "complete",
+    "strategy.name": "average",
+    "attack.name": "alie",
+    "attack.params": "z = 1.0",
+    "model.name": "tests.models_for_tests:batch_norm",
+    "data.num-train": 100,
+    "data.num-test": 40,
+    "train.device": "cpu",
+    "eval.every": 3,
+    "checkpoint.every": 1,
+    "network.drop-rate": 0.1,
+    "network.late-rate": 0.4,
+    "network.staleness": 1,
+    "network.churn": 0.2,
+    "network.absence": 1,
+    "schedule.name": "edge-failures",
+    "schedule.params": "p = 0.2",
+}
+
+
+@pytest.fixture(params=["alie", "sign-flip", "dissensus"])
+def config(request):
+    """One attack of each kind of knowledge would see what it must not, or not see what it must."""
+    params = {"alie": "z = 1.0"}.get(request.param, "")
+    return parse(TROUBLED | {"attack.name": request.param, "attack.params": params})
+
+
+@pytest.fixture
+def _in_a_task(monkeypatch):
+    """Messages can be made only inside a Flower task; its engine sets this, here the test does."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+def play(config, folder, faults=(), *, last=None):
+    """Play, or go on with, a run of nodes in this process behind the relay."""
+    network, attack = build_network(config), build_rules(config)[1]
+    team, checkpoint = _Team(None, config, network, attack), load_checkpoint(folder, config)
+    team._ask = Nodes(config, faults).ask
+    with RunWriter(folder, config, network, "flower+relay", checkpoint and checkpoint.mark) as writer:
+        team.restore(checkpoint)
+        play_rounds(config, network, attack, team, writer, resumed=checkpoint, last=last)
+
+
+def results(folder):
+    """What a run leaves, without clock times and failures."""
+    records = [
+        [line | {"seconds": None} for line in read_lines(folder / name)] for name in ("rounds.jsonl", "edges.jsonl")
+    ]
+    return records, {path.name: path.read_bytes() for path in (folder / "checkpoint").glob("*.safetensors")}
+
+
+@pytest.fixture
+def whole(config, tmp_path):
+    """The same run in the local engine, without failures."""
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    run_local(config, folder)
+    return folder
+
+
+@pytest.mark.usefixtures("_in_a_task")
+def test_the_relay_gives_the_bytes_of_the_local_engine_in_a_troubled_network(config, whole, tmp_path):
+    play(config, tmp_path)
+
+    assert results(tmp_path) == results(whole)
+
+
+@pytest.mark.usefixtures("_in_a_task")
+def test_a_resumed_relay_gives_them_too(config, whole, tmp_path):
+    for last in (1, 2, 3, None):
+        play(config, tmp_path, last=last)
+
+    assert results(tmp_path) == results(whole)
+
+
+@pytest.mark.usefixtures("_in_a_task")
+@pytest.mark.parametrize("every", [0, 1])
+def test_the_relay_gives_them_after_failures_and_lost_replies_where_failures_are_mended(config, whole, tmp_path, every):
+    faults = [("play", 1, 0), ("strike", 1, 3), ("play", 3, 4), ("play", 4, 1, "reply lost"), ("play", 5, 2)]
+    mended = replace(config, on_node_failure="restart", checkpoint=CheckpointConfig(every))
+
+    play(mended, tmp_path, faults)
+
+    assert results(tmp_path) == results(whole)
+
+
+@pytest.mark.usefixtures("_in_a_task")
+def test_the_relay_goes_on_without_a_node_that_always_fails(config, tmp_path):
+    faults = [("play", message, 1) for message in range(1, 6)]
+
+    play(replace(config, on_node_failure="skip"), tmp_path, faults)
+
+    lines = read_lines(tmp_path / "rounds.jsonl")
+    assert [line["flags"] for line in lines if line["node"] == 1] == [["failed"]] * 4
