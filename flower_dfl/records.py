@@ -185,12 +185,13 @@ class RunWriter:
             for name in _RECORDS:
                 self._files[name] = _RecordFile(folder / name)
                 opened.callback(self._files[name].close)
+            opened.push(self.__exit__)  # the run is this writer's now, and so is how it ends
             if mark is None:
                 with storing(folder / "config.toml"):
                     (folder / "config.toml").write_text(tomli_w.dumps(nest(flatten(config))), encoding="utf-8")
                 write_json(folder / "environment.json", _environment(engine, config))
             self.rewind(mark)
-            opened.pop_all()  # from here on __exit__ closes them
+            opened.pop_all()  # from here on the caller calls __exit__
 
     def __enter__(self) -> Self:
         return self
@@ -218,11 +219,11 @@ class RunWriter:
         Raises:
             ResumeError: They are not the records on which the mark was set.
         """
-        self._counts = _Counts() if mark is None else _Counts(**mark["counts"])
-        self._began = time.perf_counter()
-        self._summarise("running", None)  # first: it never speaks of more rounds than there are
         for name, file in self._files.items():
             file.cut(None if mark is None else mark["files"][name])
+        self._counts = _Counts() if mark is None else _Counts(**mark["counts"])
+        self._began = time.perf_counter()
+        self._summarise("running", None)  # it must not speak of more rounds than there are
 
     def failure(self, round: int, node: NodeId, cause: str, consequence: str) -> None:
         """Record a step that failed, and what was done about it.

@@ -234,7 +234,10 @@ def _submit(workplace: Path, environment: Mapping[str, str], config: RunConfig, 
 
 def _status(workplace: Path, environment: Mapping[str, str], run_id: str) -> str:
     """Return Flower's own word on the run, such as ``running`` or ``finished:failed``."""
-    answer = _flwr(workplace, environment, "ls", "private", "--run-id", run_id)
+    try:
+        answer = _flwr(workplace, environment, "ls", "private", "--run-id", run_id)
+    except subprocess.TimeoutExpired:  # the machine is busy, perhaps with the run
+        return "unknown"
     runs = answer.get("runs", [])
     return str(runs[0].get("status", "unknown")) if runs else "unknown"
 

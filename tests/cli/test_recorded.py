@@ -154,6 +154,7 @@ def test_records_that_are_not_those_of_the_checkpoint_are_refused(command, cut):
 
     assert code == 1
     assert errors.startswith(f"failed: {path} does not hold what was written up to the checkpoint: it is damaged\n")
+    assert json.loads((cut / "summary.json").read_text(encoding="utf-8"))["status"] == "failed"
 
 
 def test_a_line_that_was_cut_off_is_written_anew(command, cut, whole):
@@ -163,6 +164,25 @@ def test_a_line_that_was_cut_off_is_written_anew(command, cut, whole):
     code, _, _ = command("resume", cut)
 
     assert code == 0
+    assert ends(cut) == ends(whole)
+
+
+@pytest.mark.parametrize("name", ["rounds.jsonl", "edges.jsonl", "summary.json", "checkpoint/node-2.safetensors"])
+def test_a_full_disk_fails_the_run_and_names_the_file_and_with_space_again_it_goes_on(command, cut, whole, name):
+    shutil.rmtree(cut / "checkpoint")  # so that it begins anew
+    path = cut / name
+    full = path if path.suffix == ".jsonl" else path.with_suffix(".partial")  # others are written beside and moved
+    full.parent.mkdir(exist_ok=True)
+    full.unlink(missing_ok=True)
+    full.symlink_to("/dev/full")
+
+    failed = command("resume", cut)
+    full.unlink()
+    resumed = command("resume", cut)
+
+    assert failed[0] == 1
+    assert failed[2].startswith(f"failed: cannot write {path}: No space left on device\n")
+    assert resumed[0] == 0
     assert ends(cut) == ends(whole)
 
 

@@ -99,7 +99,8 @@ def test_a_failed_run_shows_error_log_and_failures(command, recorded, tmp_path):
     folder = cut(recorded, tmp_path / "run", "summary.json", "config.toml")
     renew(folder / "summary.json", status="failed", error="NodeFailedError: node 1 [failed]", rounds=0)
     (folder / "run.log").write_text("Traceback", encoding="utf-8")
-    failures = [{"round": 1, "node": node, "cause": "ValueError: x", "consequence": "skip"} for node in range(12)]
+    failures = [{"round": 1, "node": node, "cause": "ValueError: x", "consequence": "skip"} for node in range(11)]
+    failures.insert(0, {"round": 4, "node": -1, "cause": "gone", "consequence": "restart"})
     (folder / "failures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in failures), encoding="utf-8")
 
     code, output, _ = command("show", folder)
@@ -108,7 +109,8 @@ def test_a_failed_run_shows_error_log_and_failures(command, recorded, tmp_path):
     assert "status: failed, 0 of 3 rounds" in output
     assert "error: NodeFailedError: node 1 [failed]\n" in output
     assert f"log: {folder / 'run.log'}\n" in output
-    assert "  round 1, node 9: ValueError: x (skip)\n  and 2 failures more\n" in output
+    assert "  the whole run, back to the end of round 4: gone (restart)\n  round 1, node 0: " in output
+    assert "  round 1, node 8: ValueError: x (skip)\n  and 2 failures more\n" in output
 
 
 def test_an_interrupted_run_says_so(command, recorded, tmp_path):

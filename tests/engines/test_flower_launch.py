@@ -59,3 +59,13 @@ def test_a_superlink_hears_of_the_given_cluster_then_of_the_environments_then_of
         monkeypatch.setenv("RAY_ADDRESS", set)
 
     assert flower._environment(tmp_path, tmp_path, given)["RAY_ADDRESS"] == joined
+
+
+def test_a_machine_too_busy_to_say_how_a_run_is_does_not_end_the_run(tmp_path, monkeypatch):
+    flwr = tmp_path / "flwr"
+    flwr.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    flwr.chmod(0o700)
+    monkeypatch.setattr(flower, "program", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(flower, "_START_TIMEOUT", 0.2)
+
+    assert flower._status(tmp_path, {"PATH": "/usr/bin:/bin"}, "1") == "unknown"
