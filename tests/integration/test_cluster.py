@@ -11,7 +11,7 @@ from flower_dfl.engines.flower import find_cluster, program, run_flower
 from tests.integration.conftest import assert_same_bytes, local_result, new_folder, small
 from tests.integration.launching import WITNESS, ray_cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
-"""The real thing: Flower's simulation engine and Ray, started as a user starts them."""
+"""The real thing: Flower's simulation engine and Ray, started as a user starts them.
+
+That every transport gives the same bytes is in test_determinism.py, what else a run survives in test_faults.py.
+"""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -18,22 +19,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 CHECKOUT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
-
-
-@pytest.mark.parametrize(("transport", "cpus_per_node"), [("mailbox", 2.0), ("relay", 1.0), ("relay", 2.0)], ids=str)
-def test_every_transport_and_number_of_workers_gives_the_bytes_of_the_local_engine(
-    workplace: Path, transport: str, cpus_per_node: float
-) -> None:
-    config = small({"transport": transport, "strategy.name": "dfl-dual"})
-    expected = local_result(config, workplace)
-    folder = new_folder(workplace, "flower")
-    rounds = []
-
-    run_flower(config, folder, rounds.append, cpus_per_node=cpus_per_node)
-
-    assert [summary.round for summary in rounds] == [1, 2, 3]
-    assert summary_of(folder)["status"] == "completed"
-    assert_same_bytes(expected, folder, config.num_nodes)
 
 
 def test_flwr_run_works_with_the_documented_environment_alone(workplace: Path) -> None:
@@ -77,23 +62,6 @@ def test_a_node_that_fails_ends_the_run_with_its_name_and_the_cause(workplace: P
     assert _left_behind(folder) == []
 
 
-def test_ctrl_c_ends_everything_and_keeps_what_was_recorded(workplace: Path) -> None:
-    command = [
-        str(PROGRAMS / "flower-dfl"), "run", "--results-dir", str(workplace / "results"),
-        "--set", "num-rounds=500", "--set", "model.name=lr", "--set", "data.num-train=1000",
-    ]  # fmt: skip
-    with subprocess.Popen(command, cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
-        _wait_for_rounds(workplace / "results", 2)
-        run.send_signal(signal.SIGINT)
-        output, _ = run.communicate(timeout=60)
-
-    (folder,) = (workplace / "results").iterdir()
-    assert run.returncode == 130, output
-    assert summary_of(folder)["status"] == "interrupted"
-    assert summary_of(folder)["rounds"] >= 2
-    assert _left_behind(folder) == []
-
-
 def _flwr_run(home: Path, settings: str, num_supernodes: int) -> str:
     """Run ``flwr run .`` in the checkout and return what it prints; end the SuperLink that it leaves behind."""
     environment = os.environ | {
@@ -118,15 +86,6 @@ def _flwr_run(home: Path, settings: str, num_supernodes: int) -> str:
     finally:
         _end(_mentioning("FLWR_HOME", str(home)))
     return " ".join((done.stdout + done.stderr).split())
-
-
-def _wait_for_rounds(results: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if any(summary_of(path.parent)["rounds"] >= count for path in results.glob("*/summary.json")):
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"no {count} rounds within two minutes")
 
 
 def _left_behind(folder: Path) -> list[str]:
