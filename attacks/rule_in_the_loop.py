@@ -15,6 +15,7 @@ from flower_dfl.strategies.kernels import weighted_mean
 from flower_dfl.types import (
     AttackContext,
     AttackView,
+    DigestContext,
     Inbox,
     Knowledge,
     LabelledData,
@@ -88,39 +89,47 @@ class RuleInTheLoop(Attack):
         if receiver not in (update.sender for update in honest):
             return wanted  # a receiver that has diverged judges nobody
         mean = weighted_mean([update.vector for update in honest], [1.0] * len(honest))
-        if self.accepts(wanted, view, receiver, ctx):
+        letters = tuple(self._letter(update, ctx) for update in honest)  # once, since a digest can be dear
+        if self._accepts(wanted, letters, view, receiver, ctx):
             return wanted
         low, high = 0.0, 1.0
         for _ in range(self.steps):
             middle = (low + high) / 2
-            if self.accepts(torch.lerp(mean, wanted, middle), view, receiver, ctx):
+            if self._accepts(torch.lerp(mean, wanted, middle), letters, view, receiver, ctx):
                 low = middle
             else:
                 high = middle
         return torch.lerp(mean, wanted, low)
 
-    def accepts(self, vector: Tensor, view: AttackView, receiver: NodeId, ctx: AttackContext) -> bool:
+    def _accepts(
+        self, vector: Tensor, honest: tuple[Update, ...], view: AttackView, receiver: NodeId, ctx: AttackContext
+    ) -> bool:
         """Return whether the receiver's rule gives the attackers weight if all its Byzantine neighbours send this."""
         if not bool(torch.isfinite(vector).all()):
             return False
         around = ctx.neighbours[receiver]
-        lies = [replace(update, vector=vector) for update in view.byzantine if update.sender in around]
-        with_base = Need.SENDER_BASE in self.rule.needs
-
-        def letter(update: Update) -> Update:
-            return replace(update, digest=None, base=update.base if with_base else None)
-
-        members = neighbourhood(view, receiver, ctx)
-        own = next(update for update in members if update.sender == receiver)
-        received = sorted((u for u in (*members, *lies) if u is not own), key=lambda update: update.sender)
+        lies = tuple(
+            self._letter(replace(update, vector=vector), ctx) for update in view.byzantine if update.sender in around
+        )
+        own = next(update for update in honest if update.sender == receiver)
+        received = sorted((u for u in (*honest, *lies) if u is not own), key=lambda update: update.sender)
         mixing = mixing_weights(ctx, receiver, "metropolis")
         inbox = Inbox(
-            own=letter(own),
-            received=tuple(letter(update) for update in received),
+            own=own,
+            received=tuple(received),
             mixing_weights=torch.tensor([mixing[u.sender] for u in received], dtype=torch.float64),
         )
+        own = next(update for update in view.honest if update.sender == receiver)  # with its base
         weights = self._weights(inbox, own, view, ctx)
         return sum(weights[update.sender] for update in lies) > 0
+
+    def _letter(self, update: Update, ctx: AttackContext) -> Update:
+        """Return what the receiver has of a message: the base if the rule asks for it, and the rule's digest."""
+        needs = self.rule.needs
+        letter = replace(update, digest=None, base=update.base if Need.SENDER_BASE in needs else None)
+        learner = ctx.learner if Need.LEARNER in needs else None
+        shared = DigestContext(ctx.round, ctx.num_rounds, ctx.lr, ctx.num_steps, ctx.seed, learner)
+        return replace(letter, digest=self.rule.digest(letter, shared))
 
     def _weights(self, inbox: Inbox, own: Update, view: AttackView, ctx: AttackContext) -> Mapping[NodeId, float]:
         """Run the rule as the receiver does, with the largest budget that it can carry."""

@@ -1,7 +1,7 @@
 """Local training and the learner: the only code that runs the user's module."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flower_dfl.config import TrainConfig
+from flower_dfl.second_derivative import CheapSecondDerivative
 from flower_dfl.types import LabelledData
 from flower_dfl.vectors import float_buffers, integer_buffers, load_buffers, load_parameters, parameter_vector
 
@@ -128,7 +129,9 @@ class TorchLearner:
         """Return the gradient ``(d,)`` of the mean cross-entropy; differentiable in ``inputs`` if they ask for it."""
         self._load(vector)
         parameters = [p for p in self.module.parameters() if p.requires_grad]
-        loss = F.cross_entropy(self.module(inputs), labels)
+        with CheapSecondDerivative() if inputs.requires_grad else nullcontext():
+            scores = self.module(inputs)
+        loss = F.cross_entropy(scores, labels)
         parts = torch.autograd.grad(loss, parameters, create_graph=inputs.requires_grad)
         return torch.cat([part.reshape(-1) for part in parts])
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
-from flower_dfl.strategies.inversion import balanced_labels, invert
+from flower_dfl.strategies.inversion import balanced_labels, invert, residual
 from flower_dfl.strategies.kernels import cosines, pairwise_distances, weighted_mean
 from flower_dfl.strategies.two_median import two_median
 from flower_dfl.strategies.wasserstein import pairwise_wasserstein, wasserstein
@@ -291,6 +291,8 @@ class DflDual(PeerStrategy[None]):
         trust_space: Eq. 8 compares ``model`` (as printed) or ``update`` (fails: honest updates are near orthogonal).
         include_own: Always keep the own model; true or false.
         variant: ``full``, or the ablations of the paper's Table 3: ``without-ed``, ``without-wd``, ``without-tb``.
+        residuals: Also record as a score how badly each member's dummy set explains its update: 0 perfectly, 1 not at
+            all. One more gradient a member and receiver; decides nothing.
 
     References:
         Sun, Liu, Chen, Lu, *Byzantine-robust Decentralized Federated Learning via Dual-domain Clustering and Trust
@@ -314,6 +316,7 @@ class DflDual(PeerStrategy[None]):
     trust_space: Literal["model", "update"] = "model"
     include_own: bool = _BY_PRESET
     variant: Literal["full", "without-ed", "without-wd", "without-tb"] = "full"
+    residuals: bool = False
 
     SHARED_START: ClassVar[str] = "dfl-dual-start"
     """Purpose of the draw of the dummy inputs, the same for every member and receiver of a round."""
@@ -352,10 +355,9 @@ class DflDual(PeerStrategy[None]):
         """Return the uniform mean of the selected members."""
         members = inbox.members
         own = members.index(inbox.own)
-        distances = None
-        if self.variant != "without-wd":
-            shared = ctx.for_digest()
-            distances = pairwise_wasserstein([self._evidence(update, ctx.base, shared) for update in members]).cpu()
+        shared = ctx.for_digest()
+        evidence = [] if self.variant == "without-wd" else [self._evidence(u, ctx.base, shared) for u in members]
+        distances = pairwise_wasserstein(evidence).cpu() if evidence else None
         decision = dual_decision(
             [update.vector for update in members],
             distances,
@@ -378,6 +380,9 @@ class DflDual(PeerStrategy[None]):
             "trust": decision.trust,
             "divergence": decision.divergence,
         } | ({} if distances is None else {"wasserstein": distances[own]})
+        if self.residuals and evidence:
+            pairs = zip(members, evidence, strict=True)
+            scores["residual"] = torch.tensor([self._residual(u, dummy, ctx.base, shared) for u, dummy in pairs])
         return Aggregate(
             vector=weighted_mean(kept, [1.0] * len(kept)),
             state=state,
@@ -387,11 +392,19 @@ class DflDual(PeerStrategy[None]):
         )
 
     def _evidence(self, update: Update, own_base: Tensor, ctx: DigestContext) -> Tensor:
-        if self.base == "receiver":
-            return self._dummy_set(update, own_base, ctx)
-        if update.digest is not None:
+        if self.base == "sender" and update.digest is not None:
             return update.digest
-        return self._dummy_set(update, _claimed_base(update), ctx)
+        return self._dummy_set(update, self._base_of(update, own_base), ctx)
+
+    def _base_of(self, update: Update, own_base: Tensor) -> Tensor:
+        return own_base if self.base == "receiver" else _claimed_base(update)
+
+    def _residual(self, update: Update, dummy: Tensor, own_base: Tensor, ctx: DigestContext) -> float:
+        learner, base = _learner(ctx), self._base_of(update, own_base)
+        labels = balanced_labels(learner.num_classes, self.per_class).to(base.device)
+        return residual(
+            learner, base, self._target(update, base, ctx), dummy.reshape(len(labels), *learner.input_shape), labels
+        )
 
     def _dummy_set(self, update: Update, base: Tensor, ctx: DigestContext) -> Tensor:
         learner = _learner(ctx)

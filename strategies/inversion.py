@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flower_dfl.types import Learner
 
-__all__ = ["Inversion", "balanced_labels", "invert"]
+__all__ = ["Inversion", "balanced_labels", "invert", "residual"]
 
 _BOUND = 1e6
 """Dummy values are kept in this range, so that distances stay finite whatever a peer sent."""
@@ -68,21 +68,31 @@ def invert(
         The dummy inputs and the residual; values that are not finite or beyond 1e6 are set to that bound.
     """
     inputs = start.clone().requires_grad_()
-    scale = float(target.double().square().sum().clamp(min=torch.finfo(torch.float32).tiny))
     steps = (
         torch.optim.Adam([inputs], lr=lr)
         if optimizer == "adam"
         else torch.optim.LBFGS([inputs], lr=lr, max_iter=iterations, line_search_fn="strong_wolfe")
     )
-    losses = [float("inf")]
+    loss = inputs.new_tensor(torch.inf)
 
     def closure() -> Tensor:
+        nonlocal loss
         loss = (learner.gradient(base, inputs, labels) - target).square().sum()
         (inputs.grad,) = torch.autograd.grad(loss, inputs)
-        losses.append(float(loss.detach()))
-        return loss.detach()
+        loss = loss.detach()  # read only at the end, since an accelerator would wait for it
+        return loss
 
     for _ in range(iterations if optimizer == "adam" else 1):
         steps.step(closure)  # type: ignore[no-untyped-call]  # torch leaves LBFGS.step unannotated
     result = inputs.detach().nan_to_num(nan=_BOUND, posinf=_BOUND, neginf=-_BOUND).clamp_(-_BOUND, _BOUND)
-    return Inversion(result, losses[-1] / scale)
+    return Inversion(result, float(loss) / _size(target))
+
+
+def residual(learner: Learner, base: Tensor, target: Tensor, inputs: Tensor, labels: Tensor) -> float:
+    """Return how badly given dummy inputs explain a target. See :class:`Inversion` and :func:`invert`."""
+    gradient = learner.gradient(base, inputs, labels)
+    return float((gradient - target).square().sum()) / _size(target)
+
+
+def _size(target: Tensor) -> float:
+    return float(target.double().square().sum().clamp(min=torch.finfo(torch.float32).tiny))

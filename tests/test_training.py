@@ -192,6 +192,19 @@ def test_the_learners_gradient_is_differentiable_in_the_inputs():
         assert slope.reshape(-1)[index].item() == pytest.approx(difference.item(), rel=1e-5, abs=1e-9)
 
 
+def test_the_learners_gradient_of_images_is_the_same_to_rounding_whether_or_not_it_is_differentiable():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)).double()
+    inputs, labels = torch.randn(4, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
+    learner, vector = TorchLearner(module, (1, 6, 6), 3), parameter_vector(module)
+
+    plain, differentiable = (learner.gradient(vector, x, labels) for x in (inputs, inputs.clone().requires_grad_()))
+
+    assert torch.allclose(plain, differentiable, rtol=1e-12)
+    assert differentiable.requires_grad
+    assert not plain.requires_grad
+
+
 def test_the_learners_loss_and_logits_are_the_modules_in_evaluation_mode_without_gradient():
     module = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
     (inputs, labels), vector = batch(), parameter_vector(module)

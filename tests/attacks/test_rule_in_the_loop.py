@@ -140,6 +140,31 @@ def test_the_rule_sees_exactly_what_the_receiver_will_get():
     assert all(u.digest is None for u in inbox.members)
 
 
+@dataclass(frozen=True, slots=True)
+class Digesting(Within):
+    """Digests every message, and counts."""
+
+    digested: Any = None
+
+    def digest(self, update, ctx):
+        self.digested.append((update.sender, tuple(update.vector.tolist()), ctx.round, ctx.learner is not None))
+        return update.vector + ctx.round
+
+
+def test_what_honest_nodes_send_is_digested_once_and_every_lie_anew():
+    # candidates: the whole step, then halvings; honest 0 and 1, one attacker 2
+    seen, digested = [], []
+    honest, half_step = torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([9.0, 0.0])
+    rule = Digesting(5.001, seen, digested=digested)
+
+    craft(RuleInTheLoop(rule, LabelFlip(), steps=6), honest, [half_step], learner=linear_learner(2), round=4)
+
+    senders = [sender for sender, *_ in digested]
+    assert (senders.count(0), senders.count(1), senders.count(2)) == (1, 1, 7)
+    assert all((moment, has_learner) == (4, True) for *_, moment, has_learner in digested)
+    assert all(torch.equal(u.digest, u.vector + 4) for inbox, _ in seen for u in inbox.members)
+
+
 def test_a_budget_that_the_rule_cannot_carry_is_lowered_as_the_engine_does():
     seen = []
     base, honest, colluders = neighbourhood()

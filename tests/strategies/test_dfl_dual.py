@@ -479,6 +479,44 @@ def test_the_scores_cover_the_neighbourhood():
     assert full["euclidean"][1] == pytest.approx(float((own - received[0]).norm()), rel=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"base": "receiver"}])
+def test_residuals_of_all_members_are_recorded_on_demand_and_decide_nothing(options):
+    own, received, base = neighbourhood()
+
+    plain = aggregate(DflDual(**options), own, received, base=base)
+    result = aggregate(DflDual(residuals=True, **options), own, received, base=base)
+
+    assert set(result.scores) == set(plain.scores) | {"residual"}
+    assert set(result.scores["residual"]) == set(range(8))
+    assert torch.equal(result.vector, plain.vector)
+    assert result.weights == plain.weights
+
+
+def test_the_residual_is_that_of_the_dummy_set_at_the_senders_base():
+    rule, context = DflDual(residuals=True), RoundContext(0, 1, 10, torch.zeros(12), 0, 0.1, 4.0, 3, linear_learner(12))
+    members = [message(j, 2.0 + 0.1 * j, base=torch.full((12,), 1.0 + 0.1 * j)) for j in range(3)]
+    digested = [replace(u, digest=rule.digest(u, context.for_digest())) for u in members]
+
+    given, computed = (
+        rule.aggregate(Inbox(inbox[0], tuple(inbox[1:]), torch.full((2,), 0.3)), None, context).scores["residual"]
+        for inbox in (digested, members)
+    )
+
+    assert given == computed
+    for update in digested:
+        # by hand: every target is -1 / (0.1 * 4) * 1.05
+        dummies, labels = update.digest.reshape(20, 6), torch.arange(2).repeat_interleave(10)
+        gradient = linear_learner(12).gradient(update.base, dummies, labels)
+        error = (gradient + 2.5 * 1.05).square().sum() / (12 * (2.5 * 1.05) ** 2)
+        assert given[update.sender] == pytest.approx(float(error), rel=1e-4)
+
+
+def test_without_the_data_domain_there_is_no_residual():
+    own, received, base = neighbourhood()
+
+    assert "residual" not in aggregate(DflDual(variant="without-wd", residuals=True), own, received, base=base).scores
+
+
 def test_the_variant_without_trust_believes_the_colluders():
     own, received, base = neighbourhood(num_byzantine=6, boost=1.0)
     received[3:] = received[3]  # six copies of one lie

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from flower_dfl.data.embedded import fashion_mnist_mini
+from flower_dfl.models.cnn import cnn
 from flower_dfl.models.lr import lr
-from flower_dfl.strategies.inversion import balanced_labels, invert
+from flower_dfl.strategies.inversion import balanced_labels, invert, residual
 from flower_dfl.training import TorchLearner, one_thread
 from flower_dfl.vectors import parameter_vector
 
@@ -108,6 +109,59 @@ def test_the_residual_is_that_before_the_last_step():
     result = invert(learner, base, target, start, labels, iterations=1)
 
     assert result.residual == pytest.approx(residual_at(learner, base, target, start, labels), rel=1e-5)
+
+
+def test_the_residual_of_given_inputs_is_the_relative_squared_error():
+    learner, base, start, labels = small()
+    target = torch.tensor([0.1, -0.2, 0.3, -0.1, 0.2, -0.3])
+
+    assert residual(learner, base, target, start, labels) == pytest.approx(
+        residual_at(learner, base, target, start, labels)
+    )
+    assert residual(learner, base, learner.gradient(base, start, labels), start, labels) < 1e-12
+
+
+class ThirdParty:
+    """A learner with the methods of the protocol and nothing else: linear softmax regression in plain torch."""
+
+    input_shape, num_classes = (3,), 2
+
+    def gradient(self, vector, inputs, labels):
+        error = (inputs @ vector.view(2, 3).T).softmax(dim=1) - torch.nn.functional.one_hot(labels, 2)
+        return (error.T @ inputs / len(labels)).flatten()
+
+
+def test_a_learner_that_only_keeps_the_protocol_is_inverted_likewise():
+    ours, base, start, labels = small()
+    target = torch.tensor([0.1, -0.2, 0.3, -0.1, 0.2, -0.3])
+
+    theirs = invert(ThirdParty(), base, target, start, labels)
+
+    assert torch.allclose(theirs.inputs, invert(ours, base, target, start, labels).inputs, atol=1e-4)
+
+
+class Plain(TorchLearner):
+    """Differentiates with torch alone."""
+
+    def gradient(self, vector, inputs, labels):
+        self._load(vector)
+        loss = torch.nn.functional.cross_entropy(self.module(inputs), labels)
+        parts = torch.autograd.grad(loss, list(self.module.parameters()), create_graph=inputs.requires_grad)
+        return torch.cat([part.flatten() for part in parts])
+
+
+def test_the_dummy_images_of_a_convolutional_network_are_those_of_plain_differentiation():
+    # ten Adam steps of 0.3 in float64: differences of one rounding, grown
+    torch.manual_seed(0)
+    module = cnn((1, 8, 8), 3, channels1=3, channels2=4, hidden=8).double()
+    start, labels = torch.randn(6, 1, 8, 8, dtype=torch.float64), balanced_labels(3, 2)
+    base = parameter_vector(module)
+    target = 0.1 * torch.randn(len(base), dtype=torch.float64)
+
+    ours, plain = (invert(kind(module, (1, 8, 8), 3), base, target, start, labels) for kind in (TorchLearner, Plain))
+
+    assert torch.allclose(ours.inputs, plain.inputs, atol=1e-8)
+    assert ours.residual == pytest.approx(plain.residual, rel=1e-8)
 
 
 def test_a_start_that_explains_the_target_stays_nearly_where_it_is():
