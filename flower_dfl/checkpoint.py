@@ -21,7 +21,7 @@ from flower_dfl.code_version import code_version
 from flower_dfl.config import RunConfig, flatten, load_toml, parse
 from flower_dfl.errors import ConfigurationError, ResumeError, TransportError
 from flower_dfl.records import storing, write_json
-from flower_dfl.transport.base import Memory, update_from_tree, update_to_tree
+from flower_dfl.transport.base import Memory, distinct, update_from_tree, update_to_tree
 from flower_dfl.types import NodeId, Update
 
 __all__ = [
@@ -155,10 +155,8 @@ def _check_config(origin: Path, recorded: Mapping[str, Any], config: RunConfig) 
 
 def _distinct(sent: Mapping[NodeId, Update]) -> tuple[dict[NodeId, int], list[codec.Tree]]:
     """Return which receiver gets which letter, and the distinct letters."""
-    distinct = {id(letter): letter for letter in sent.values()}
-    place = {key: index for index, key in enumerate(distinct)}
-    trees = [update_to_tree(letter, with_base=True, with_digest=False) for letter in distinct.values()]
-    return {receiver: place[id(letter)] for receiver, letter in sent.items()}, trees
+    routes, letters = distinct(sent)
+    return routes, [update_to_tree(letter, with_base=True, with_digest=False) for letter in letters]
 
 
 def _sent(

@@ -46,23 +46,23 @@ def handshake(message: Message, context: Context) -> Message:
             f"code versions differ: the server runs {step['code-version']!r}, the worker runs "
             f"{code_version()!r}; another copy of flower-dfl is first on the workers' path",
         )
-    return _answer(message, context, lambda config: _facts(config, context))
+    return _answer(message, context, lambda experiment: _facts(experiment, context))
 
 
 @app.train()
 def step(message: Message, context: Context) -> Message:
     """Play one message, or strike as an attacker."""
-    return _answer(message, context, lambda config: _play(config, message, context))
+    return _answer(message, context, lambda experiment: _play(experiment, message, context))
 
 
-def _answer(message: Message, context: Context, work: Callable[[RunConfig], RecordDict]) -> Message:
+def _answer(message: Message, context: Context, work: Callable[[Experiment], RecordDict]) -> Message:
     """Do the work and reply; an error is an answer too, so that the server can name node and cause."""
     try:
         config = _config(tuple(context.run_config.items()))
         with _deadline(START_TIMEOUT, _node(context)):
-            experiment_for(config)
+            experiment = experiment_for(config)
         with _deadline(config.node_timeout, _node(context)), one_thread():
-            return Message(content=work(config), reply_to=message)
+            return Message(content=work(experiment), reply_to=message)
     except Exception as error:
         _logger.exception("node %s failed", _node(context))
         lost = isinstance(error, LostError)
@@ -75,13 +75,13 @@ def _config(table: tuple[tuple[str, str | int | float | bool], ...]) -> RunConfi
     return parse(dict(table))
 
 
-def _facts(config: RunConfig, context: Context) -> RecordDict:
-    facts = node_facts(experiment_for(config), _node(context))
+def _facts(experiment: Experiment, context: Context) -> RecordDict:
+    facts = node_facts(experiment, _node(context))
     return RecordDict({FACTS: ConfigRecord({"json": json.dumps(dataclasses.asdict(facts))})})
 
 
-def _play(config: RunConfig, message: Message, context: Context) -> RecordDict:
-    experiment, node = experiment_for(config), _node(context)
+def _play(experiment: Experiment, message: Message, context: Context) -> RecordDict:
+    config, node = experiment.config, _node(context)
     order = message.content.config_records[STEP]
     number = int(order["message"])  # type: ignore[arg-type]  # written as an int by the server
     reply = RecordDict()

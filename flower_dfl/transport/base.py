@@ -11,7 +11,7 @@ from flower_dfl.codec import Tree, split, unite
 from flower_dfl.training import ModelState
 from flower_dfl.types import NodeId, Update
 
-__all__ = ["Memory", "Transport"]
+__all__ = ["Memory", "Transport", "distinct"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +111,13 @@ class Transport(Protocol):
         This is what an adversary with knowledge sees.
         """
         ...
+
+
+def distinct(letters: Mapping[NodeId, Update]) -> tuple[dict[NodeId, int], list[Update]]:
+    """Return which receiver gets which letter, and the letters, each once: a letter to several is one object."""
+    found = {id(letter): letter for letter in letters.values()}
+    place = {key: index for index, key in enumerate(found)}
+    return {receiver: place[id(letter)] for receiver, letter in letters.items()}, list(found.values())
 
 
 def update_to_tree(update: Update, *, with_base: bool, with_digest: bool) -> Tree:

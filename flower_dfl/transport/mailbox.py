@@ -27,7 +27,7 @@ from torch import Tensor
 from flower_dfl import codec
 from flower_dfl.errors import LostError, TransportError
 from flower_dfl.metrics import distances_to_mean
-from flower_dfl.transport.base import Memory, update_from_tree, update_to_tree
+from flower_dfl.transport.base import Memory, distinct, update_from_tree, update_to_tree
 from flower_dfl.types import NodeId, Update
 
 __all__ = ["Mailbox", "MailboxTransport", "is_ray_running"]
@@ -243,12 +243,8 @@ class _Shelf:
 
     def letters(self, letters: Mapping[NodeId, Update]) -> tuple[dict[NodeId, int], list[_Parcel]]:
         """Return which receiver gets which letter, and the distinct letters."""
-        distinct = {id(letter): letter for letter in letters.values()}
-        position = {key: index for index, key in enumerate(distinct)}
-        parcels = [
-            self.parcel(update_to_tree(letter, with_base=True, with_digest=True)) for letter in distinct.values()
-        ]
-        return {receiver: position[id(letter)] for receiver, letter in letters.items()}, parcels
+        routes, found = distinct(letters)
+        return routes, [self.parcel(update_to_tree(letter, with_base=True, with_digest=True)) for letter in found]
 
     def _put(self, tensor: Tensor) -> _Reference:
         if tensor.numel() * tensor.element_size() < _INLINE:

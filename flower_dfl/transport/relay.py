@@ -17,7 +17,7 @@ from flower_dfl import codec
 from flower_dfl.errors import LostError, TransportError
 from flower_dfl.metrics import distances_to_mean
 from flower_dfl.training import ModelState
-from flower_dfl.transport.base import Memory, update_from_tree, update_to_tree
+from flower_dfl.transport.base import Memory, distinct, update_from_tree, update_to_tree
 from flower_dfl.types import NodeId, Update
 
 __all__ = ["HALF_STEP", "MEMORY", "MODEL", "Relay", "RelayTransport", "open_letter"]
@@ -100,9 +100,9 @@ class RelayTransport:
         """Put the letters into the reply; a letter to several is packed once."""
         del sender, round
         record: dict[str, bytes | list[int]] = {}
-        for letter in {id(letter): letter for letter in letters.values()}.values():
-            index = len(record) // 2
-            record[f"to-{index}"] = [receiver for receiver, sent in letters.items() if sent is letter]
+        routes, found = distinct(letters)
+        for index, letter in enumerate(found):
+            record[f"to-{index}"] = [receiver for receiver, place in routes.items() if place == index]
             record[f"data-{index}"] = codec.pack(update_to_tree(letter, with_base=True, with_digest=False))
         self._reply[_LETTERS] = ConfigRecord(record)  # type: ignore[arg-type]  # dict is invariant in its values
 
