@@ -5,7 +5,7 @@ interrupt and repeat at will. What is written has, for every entry, the mean ove
 the worst seed and the number of seeds, and the paper's number where it printed one.
 
 Usage: python experiments/dfl_dual/reproduce.py STUDY ... [--profile smoke|standard|paper] [--models M ...]
-    [--data D ...] [--seeds N ...] [--only-write] [--jobs N] [--results-dir DIR]
+    [--data D ...] [--attacks A ...] [--rules R ...] [--seeds N ...] [--only-write] [--jobs N] [--results-dir DIR]
 """
 
 import argparse
@@ -29,13 +29,14 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=[], help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="these instead of the profile's")
     parser.add_argument("--attacks", nargs="+", default=[], help="only these")
+    parser.add_argument("--rules", nargs="+", default=[], help="only these")
     parser.add_argument("--only-write", action="store_true", help="write down what is complete, run nothing")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--results-dir", type=Path, default=Path("runs/dfl_dual"))
     parser.add_argument("--output-dir", type=Path, default=HERE / "results", help="where tables and figures go")
     arguments = parser.parse_args()
 
-    chosen = {key: tuple(getattr(arguments, key)) for key in ("models", "data", "attacks", "seeds")}
+    chosen = {key: tuple(getattr(arguments, key)) for key in ("models", "data", "attacks", "rules", "seeds")}
     folder = arguments.results_dir / arguments.profile
     wanted = {name: list(cells_of(STUDIES[name], arguments.profile, **chosen)) for name in arguments.study}
     complete = True

@@ -287,6 +287,7 @@ def cells_of(
     models: tuple[str, ...] = (),
     data: tuple[str, ...] = (),
     attacks: tuple[str, ...] = (),
+    rules: tuple[str, ...] = (),
     seeds: tuple[int, ...] = (),
 ) -> Iterator[StudyCell]:
     """Return the cells of a study at a profile, seed by seed.
@@ -297,6 +298,7 @@ def cells_of(
         models: Only these; none are all.
         data: Only these data sets; none are all.
         attacks: Only these; none are all.
+        rules: Only these; none are all.
         seeds: These instead of the profile's.
     """
     scale = PROFILES[profile]
@@ -311,7 +313,7 @@ def cells_of(
         seeds or study.seeds or scale.seeds, tasks, study.variations.items(), study.attacks, study.rules
     ):
         spared = rule in UNTOUCHED and attack not in _SEEN_BY_UNTOUCHED and not study.everybody
-        if spared or (attacks and attack not in attacks):
+        if spared or (attacks and attack not in attacks) or (rules and rule not in rules):
             continue
         settings = {
             **BASE,
