@@ -109,7 +109,10 @@ class Learner(Protocol):
         ...
 
     def gradient(self, vector: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the gradient ``(d,)`` of the mean cross-entropy; differentiable in ``inputs`` if they ask for it."""
+        """Return the gradient ``(d,)`` of the mean cross-entropy; differentiable in ``inputs`` if they ask for it.
+
+        ``labels`` are class numbers ``(n,)``, or the probabilities of the classes ``(n, num_classes)``.
+        """
         ...
 
 

@@ -2,15 +2,19 @@
 
 A backdoored model gives one label to whatever carries a small pattern. Nobody tells the auditor label, place, shape or
 value of the pattern; it has a trusted model and a few clean samples. The slopes of both models' margins by the inputs
-say, to first order, which few features would raise a label most in the one and not in the other; those features are set
-to the end of the input range that raises it, on clean samples, and the share that follows is counted.
+say, to first order, which few features would raise a label most in the one and not in the other. Two shapes are tried:
+squares, for a trigger's pixels all pull the same way and the noise of a clean model's slopes does not, and single
+features wherever they are. They are set to the end of the input range that raises the label, on clean samples, and the
+share that follows is counted.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from flower_dfl.types import LabelledData, Learner
 
@@ -41,12 +45,14 @@ class Finding:
     """What an audit found.
 
     Attributes:
-        patches: The most suspicious pattern for each label.
-        gaps: For each label, which share of the samples of other labels follows the pattern in the audited model, less
-            that in the trusted one ``(L,)``. About 0 for two clean models, up to 1 for a backdoor.
+        patches: The most suspicious patterns.
+        labels: Label that each of them leads to.
+        gaps: For each pattern, which share of the samples of other labels follows it in the audited model, less that in
+            the trusted one ``(k,)``. About 0 for two clean models, up to 1 for a backdoor.
     """
 
     patches: tuple[Patch, ...]
+    labels: tuple[int, ...]
     gaps: Tensor
 
     @property
@@ -55,19 +61,28 @@ class Finding:
         return float(self.gaps.max())
 
 
+class _Candidate(NamedTuple):
+    gain: float
+    """What the patch adds to the label's margin, to first order."""
+    label: int
+    patch: Patch
+
+
 class Auditor:
-    """Compares models with one trusted model on one sample.
+    r"""Compares models with one trusted model on one sample.
 
     Args:
         learner: The model.
         trusted: Vector of the trusted model ``(d,)``.
         sample: Clean samples, best of all labels equally.
-        pixels: Number of features that a pattern may set. Positive.
+        pixels: Number k of features of a pattern, positive; squares have the side :math:`\lfloor\sqrt k\rfloor`.
         generator: Draws the labels to which the margins are taken.
     """
 
     PASSES = 3
     """Labels tried on each sample when slopes are taken: three tenths of all pairs are enough for a mean."""
+    TRIED = 4
+    """Patterns that are tried: of images the best squares of three labels and one scattered pattern."""
 
     def __init__(
         self, learner: Learner, trusted: Tensor, sample: LabelledData, *, pixels: int, generator: torch.Generator
@@ -90,29 +105,52 @@ class Auditor:
         .. math:: \max_{v \in \{low, high\}} \; \mathbb{E} \sum_{channels}
                   \partial_{x_p} (m_c - m_c^{trusted}) (v - x_p)
 
-        and the patch of label c takes the places with the largest gains.
+        A scattered pattern of label c takes the places with the largest gains; a square, all of it low or all of it
+        high, is where these add up to most. Of all labels' patterns those with the largest gains are tried.
         """
         low, high = self._sample.input_range
         slopes = self._margin_slopes(vector) - self._slopes  # (passes, n, ...)
-        inputs = self._sample.inputs
+        inputs, targets = self._sample.inputs, self._targets.flatten()
         gains = [_by_place((slopes * (end - inputs)).flatten(0, 1)).sum(dim=1) for end in (low, high)]  # (passes n, p)
-        targets = self._targets.flatten()
-        patches = tuple(self._patch(*(gain[targets == c].mean(dim=0) for gain in gains)) for c in self._classes)
-        followed, natural = self._followers(vector, patches), self._followers(self._trusted, patches)
-        return Finding(patches, followed - natural)
+        scattered, squares = [], []
+        for label in range(self._sample.num_classes):
+            to_low, to_high = (gain[targets == label].mean(dim=0) for gain in gains)
+            scattered.append(self._scattered(label, to_low, to_high))
+            squares += self._squares(label, to_low, to_high)
+        tried = _best(squares, self.TRIED - 1)
+        tried += _best(scattered, self.TRIED - len(tried))
+        followed, natural = self._followers(vector, tried), self._followers(self._trusted, tried)
+        return Finding(tuple(c.patch for c in tried), tuple(c.label for c in tried), followed - natural)
 
-    def _patch(self, to_low: Tensor, to_high: Tensor) -> Patch:
+    def _scattered(self, label: int, to_low: Tensor, to_high: Tensor) -> _Candidate:
         low, high = self._sample.input_range
-        places = torch.maximum(to_low, to_high).topk(self._pixels).indices
+        best, places = torch.maximum(to_low, to_high).topk(self._pixels)
         values = torch.where(to_high[places] >= to_low[places], high, low)
-        return Patch(places, values.to(self._sample.inputs.dtype))
+        return _Candidate(float(best.sum()), label, Patch(places, values.to(self._sample.inputs.dtype)))
 
-    def _followers(self, vector: Tensor, patches: Sequence[Patch]) -> Tensor:
-        """Return the share of other labels' samples that each label's patch turns to it ``(L,)``."""
-        others = [self._sample.inputs[self._sample.labels != c] for c in self._classes]
-        stamped = torch.cat([patch.stamp(inputs) for patch, inputs in zip(patches, others, strict=True)])
+    def _squares(self, label: int, to_low: Tensor, to_high: Tensor) -> list[_Candidate]:
+        """Return the best square of a label, at most one; inputs that are no images have none."""
+        if self._sample.inputs.ndim != 4:
+            return []
+        height, width = self._sample.inputs.shape[2:]
+        side = min(isqrt(self._pixels), height, width)
+        ends = torch.stack([to_low, to_high]).view(2, 1, height, width)
+        sums = F.avg_pool2d(ends, side, stride=1, divisor_override=1)  # (2, 1, rows, columns)
+        end, _, row, column = (int(index) for index in torch.unravel_index(sums.argmax(), sums.shape))
+        places = torch.arange(height * width, device=ends.device).view(height, width)
+        square = places[row : row + side, column : column + side].flatten()
+        values = self._sample.inputs.new_full((len(square),), self._sample.input_range[end])
+        return [_Candidate(float(sums.max()), label, Patch(square, values))]
+
+    def _followers(self, vector: Tensor, tried: list[_Candidate]) -> Tensor:
+        """Return the share of other labels' samples that each pattern turns to its label ``(k,)``."""
+        others = [self._sample.inputs[self._sample.labels != c.label] for c in tried]
+        stamped = torch.cat([c.patch.stamp(inputs) for c, inputs in zip(tried, others, strict=True)])
         answers = torch.split(self._learner.logits(vector, stamped).argmax(dim=1), [len(inputs) for inputs in others])
-        shares = [float((answer == c).double().mean()) if len(answer) else 0.0 for c, answer in enumerate(answers)]
+        shares = [
+            float((answer == c.label).double().mean()) if len(answer) else 0.0
+            for c, answer in zip(tried, answers, strict=True)
+        ]
         return torch.tensor(shares, dtype=torch.float64)
 
     def _margin_slopes(self, vector: Tensor) -> Tensor:
@@ -128,9 +166,11 @@ class Auditor:
             ]
         )
 
-    @property
-    def _classes(self) -> range:
-        return range(self._sample.num_classes)
+
+def _best(candidates: list[_Candidate], count: int) -> list[_Candidate]:
+    """Return the candidates with the largest gains, best first; one without samples, whose gain is NaN, is last."""
+    gains = torch.tensor([candidate.gain for candidate in candidates]).nan_to_num(nan=-torch.inf)
+    return [candidates[i] for i in gains.topk(min(count, len(candidates))).indices.tolist()]
 
 
 def class_sample(data: LabelledData, per_class: int) -> LabelledData:

@@ -35,15 +35,19 @@ class TrustAnchored(PeerStrategy[State]):
     1. The anchor is trained for as long as the half-step was.
     2. Neighbour j passes if it is at most ``radius`` times :math:`\max_{s \le t} u_i^s` away (steps shrink as training
        goes on, distances between honest nodes do not), if its accuracy on a few own samples of every label is at least
-       ``accuracy_share`` of :math:`h_i`'s, and if its *gap* is at most ``largest_gap``. The gap
-       :math:`g_j` is how much more often than the anchor :math:`h_j` follows the worst patch that can be found for it
-       (:mod:`~flower_dfl.strategies.trigger_audit`), smoothed over the rounds from half of what is allowed,
-       :math:`\bar g_j \leftarrow \mu \bar g_j + (1 - \mu) g_j`: honest gaps come and go, a backdoor's stay.
+       :math:`t / (t + 1)` times ``accuracy_share`` of :math:`h_i`'s (a young model of skewed data knows little of other
+       labels, and who is dropped in the first rounds drifts off for good), and if its *gap* is at most
+       ``largest_gap``. The gap :math:`g_j` is how much more often than the anchor :math:`h_j` follows the worst patch
+       that can be found for it (:mod:`~flower_dfl.strategies.trigger_audit`), smoothed over the rounds from half of
+       what is allowed, :math:`\bar g_j \leftarrow \mu \bar g_j + (1 - \mu) g_j`: honest gaps come and go, a
+       backdoor's stay.
     3. The half-step and those who pass are averaged, all with the same weight.
-    4. The average is audited in the same way. Weak poison that no single message betrays adds up, and shows here: the
-       patches of labels with a gap above ``alarm`` are pasted on half of ``repair_steps`` batches of own samples with
-       their true labels, the average is trained on them and audited again, at most ``repairs`` times. A false alarm
-       costs little: the node stays near its honest neighbours, from which mixing with the anchor would drive it away.
+    4. The average :math:`\bar\theta` is audited in the same way: weak poison that no single message betrays adds up and
+       shows here. Patches with a gap above ``alarm`` are pasted on half of each of ``repair_steps`` batches of own
+       samples; the average is trained to answer on all of them as :math:`\bar\theta` does on the clean samples
+       (cross-entropy with its class probabilities), and audited again, at most ``repairs`` times. Whatever is no answer
+       to a patch stays as it is, so that a false alarm costs little, and the node stays near its honest neighbours,
+       from which mixing with the anchor would drive it away.
 
     Needs no Byzantine budget. Where nobody passes, and with an empty inbox, the node stays at its own half-step. Honest
     nodes should train with ``train.sampling = "class-balanced"``: gaps between models trained on skewed data are large
@@ -52,11 +56,11 @@ class TrustAnchored(PeerStrategy[State]):
     What it cannot see: a backdoor whose trigger is no small pattern of extreme values (a blend over the whole image, a
     natural feature), and untargeted poison that keeps a model's accuracy. Both are bounded by the radius alone.
 
-    Cost: one local training (the anchor), and for each audit three gradients and two forward passes per label of
-    ``10 * per_class`` samples.
+    Cost: one local training (the anchor), and for each audit three gradients by the inputs, and forward passes of both
+    models on four patched copies, of ``L * per_class`` samples.
 
     Args:
-        accuracy_share: Least accuracy of a neighbour relative to the own one. In [0, 1].
+        accuracy_share: Least accuracy of a neighbour relative to the own one, after many rounds. In [0, 1].
         largest_gap: Largest smoothed gap of a neighbour. In [0, 1].
         memory: Share of the old in a smoothed gap. In [0, 1).
         radius: Largest distance of a neighbour, in units of the longest own step so far. Positive.
@@ -72,11 +76,11 @@ class TrustAnchored(PeerStrategy[State]):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.LEARNER, Need.OWN_DATA})
-    accuracy_share: float = 0.6
+    accuracy_share: float = 0.75
     largest_gap: float = 0.2
     memory: float = 0.7
     radius: float = 0.9
-    alarm: float = 0.08
+    alarm: float = 0.04
     repairs: int = 3
     repair_steps: int = 20
     batch_size: int = 64
@@ -121,7 +125,8 @@ class TrustAnchored(PeerStrategy[State]):
         rows = [update.vector for update in inbox.received]
         accuracies = torch.tensor([_accuracy(learner, row, sample) for row in (own, *rows)], dtype=torch.float64)
         distances = distances_to(own, rows)
-        able = (accuracies[1:] >= self.accuracy_share * accuracies[0]) & (distances <= self.radius * step)
+        share = self.accuracy_share * ctx.round / (ctx.round + 1)
+        able = (accuracies[1:] >= share * accuracies[0]) & (distances <= self.radius * step)
         gaps = self._smoothed(inbox, able, auditor, state["gaps"])
         passed = torch.tensor(
             [bool(fit) and gaps[u.sender] <= self.largest_gap for u, fit in zip(inbox.received, able, strict=True)]
@@ -170,29 +175,30 @@ class TrustAnchored(PeerStrategy[State]):
 
     def _repaired(self, vector: Tensor, finding: Finding, auditor: Auditor, ctx: RoundContext) -> Tensor:
         """Train the patches away that an audit finds, and audit again; return ``vector`` itself if it finds none."""
-        draw = ctx.generator(self.REPAIR)
+        draw, average = ctx.generator(self.REPAIR), vector
         for _ in range(self.repairs):
             patches = [patch for patch, gap in zip(finding.patches, finding.gaps, strict=True) if gap > self.alarm]
             if not patches:
                 break
-            vector = self._trained_against(patches, vector, draw, ctx)
+            vector = self._trained_against(patches, vector, average, draw, ctx)
             finding = auditor.audit(vector)
         return vector
 
     def _trained_against(
-        self, patches: Sequence[Patch], vector: Tensor, draw: torch.Generator, ctx: RoundContext
+        self, patches: Sequence[Patch], vector: Tensor, average: Tensor, draw: torch.Generator, ctx: RoundContext
     ) -> Tensor:
-        """Train on own samples of which half carry the patches, all with their true labels."""
+        """Train ``vector`` on own samples, half with the patches, to answer as the average does without them."""
         data, learner = data_of(ctx), learner_of(ctx)
         weights, vector = _balancing(data), vector.clone()
         for _ in range(self.repair_steps):
             batch = torch.multinomial(weights, self.batch_size, replacement=True, generator=draw).to(data.labels.device)
             which = torch.randint(len(patches), (self.batch_size // 2,), generator=draw).to(batch.device)
             inputs = data.inputs[batch]
+            answers = learner.logits(average, inputs).softmax(dim=1)
             for number, patch in enumerate(patches):
                 carriers = (which == number).nonzero().flatten()
                 inputs[carriers] = patch.stamp(inputs[carriers])
-            vector -= ctx.lr * learner.gradient(vector, inputs, data.labels[batch])
+            vector -= ctx.lr * learner.gradient(vector, inputs, answers)
         return vector
 
 

@@ -172,6 +172,17 @@ def test_the_learners_gradient_is_autograds_on_the_module():
     assert not gradient.requires_grad
 
 
+def test_the_learners_gradient_takes_probabilities_for_labels():
+    module, inputs = deep(), torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    learner, vector = TorchLearner(module, (4,), 3), parameter_vector(module)
+    zeros, ones = (torch.full((6,), label) for label in (0, 1))
+
+    mixed = learner.gradient(vector, inputs, torch.tensor([0.25, 0.75, 0.0]).expand(6, 3))
+
+    parts = 0.25 * learner.gradient(vector, inputs, zeros) + 0.75 * learner.gradient(vector, inputs, ones)
+    assert torch.allclose(mixed, parts, atol=1e-6)
+
+
 def test_the_learners_gradient_is_differentiable_in_the_inputs():
     # Central differences in float64 on |gradient|^2, against double backpropagation.
     module, (inputs, labels) = deep().double(), batch(3)

@@ -69,20 +69,71 @@ def test_the_audit_finds_label_and_pixels_of_a_backdoor_that_nobody_told_it():
     finding = auditor().audit(backdoored())
 
     assert finding.gap == 1.0  # 4 pixels of weight 20 outweigh 6 of weight 4 in all samples, and in the clean model 0
-    assert int(finding.gaps.argmax()) == TARGET
-    assert sorted(finding.patches[TARGET].places.tolist()) == TRIGGER
-    assert finding.patches[TARGET].values.tolist() == [1.0] * 4
+    for which in (0, 3):  # the best square, and the scattered pattern
+        assert finding.gaps[which] == 1.0
+        assert finding.labels[which] == TARGET
+        assert sorted(finding.patches[which].places.tolist()) == TRIGGER
+        assert finding.patches[which].values.tolist() == [1.0] * 4
+    assert sorted(finding.labels[:3]) == [0, 1, 2]
+
+
+def test_a_square_is_found_beside_single_pixels_that_matter_more():
+    # four lone pixels of weight 6 for label 0, and a square of weight 5 for the target: 24 against 20 in the sums
+    vector, lone = clean(), [18, 20, 22, 30]
+    weights = vector[: CLASSES * SIDE * SIDE].view(CLASSES, -1)
+    weights[0, lone], weights[TARGET, TRIGGER] = 6.0, 5.0
+
+    finding = auditor().audit(vector)
+
+    assert (finding.labels[0], sorted(finding.patches[0].places.tolist())) == (TARGET, TRIGGER)
+    assert (finding.labels[3], sorted(finding.patches[3].places.tolist())) == (0, lone)
+
+
+def test_a_dark_square_is_found():
+    vector = clean()
+    vector[: CLASSES * SIDE * SIDE].view(CLASSES, -1)[1, [24, 25, 30, 31]] = -30.0  # class 1 where these are dark
+
+    finding = auditor().audit(vector)
+
+    found = finding.patches[finding.labels[:3].index(1)]
+    assert found.places.tolist() == [24, 25, 30, 31]
+    assert found.values.tolist() == [0.0] * 4
+
+
+def test_inputs_that_are_no_images_are_audited_with_scattered_patterns():
+    data = images()
+    flat = LabelledData(data.inputs.flatten(1), data.labels, CLASSES, data.input_range)
+    module = TorchLearner(nn.Linear(SIDE * SIDE, CLASSES), (SIDE * SIDE,), CLASSES)
+    found = Auditor(module, clean(), class_sample(flat, 10), pixels=4, generator=generator(0, "test"))
+
+    finding = found.audit(backdoored())
+
+    assert sorted(finding.labels) == [0, 1, 2]  # at most four patterns, and there are three labels
+    assert (finding.labels[0], sorted(finding.patches[0].places.tolist())) == (TARGET, TRIGGER)
+
+
+def test_a_label_that_no_margin_was_taken_to_is_tried_last():
+    data = images().subset(torch.tensor([0, 3]))  # two samples of label 0: margins to labels 1 and 2 at most
+    found = Auditor(learner(), clean(), data, pixels=4, generator=generator(0, "test"))
+
+    finding = found.audit(backdoored())
+
+    assert finding.labels[0] == TARGET
+    assert finding.labels[2] == 0
+    assert finding.gaps.isfinite().all()
 
 
 def test_a_pattern_of_dark_pixels_is_found_too():
-    vector = clean()
-    vector[: CLASSES * SIDE * SIDE].view(CLASSES, -1)[1, [30, 31]] = -30.0  # class 1 where these are dark, less each 3
-    vector[CLASSES * SIDE * SIDE + 1] = 3.0
+    data, vector, places = class_sample(images(), 10), clean(), [19, 30]
+    data.inputs.flatten(1)[:, places] = 0.9
+    vector[: CLASSES * SIDE * SIDE].view(CLASSES, -1)[1, places] = -30.0  # class 1 where these are dark
+    found = Auditor(learner(), clean(), data, pixels=2, generator=generator(0, "test"))
 
-    finding = auditor(pixels=2).audit(vector)
+    finding = found.audit(vector)
 
-    assert sorted(finding.patches[1].places.tolist()) == [30, 31]
-    assert finding.patches[1].values.tolist() == [0.0, 0.0]
+    assert finding.labels[3] == 1
+    assert sorted(finding.patches[3].places.tolist()) == places
+    assert finding.patches[3].values.tolist() == [0.0, 0.0]
 
 
 def test_the_trusted_model_itself_has_no_gap():
@@ -94,8 +145,9 @@ def test_what_the_trusted_model_follows_too_is_no_gap():
 
     finding = found.audit(backdoored(40.0))
 
-    assert sorted(finding.patches[TARGET].places.tolist()) == TRIGGER
-    assert finding.gaps[TARGET] == 0.0
+    which = finding.labels.index(TARGET)
+    assert sorted(finding.patches[which].places.tolist()) == TRIGGER
+    assert finding.gaps[which] == 0.0
 
 
 def test_a_patch_paints_all_channels_and_leaves_its_input_alone():
@@ -144,6 +196,17 @@ def test_an_inaccurate_neighbour_is_left_out_without_an_audit():
     assert result.scores["accuracy"][2] == 0.0
 
 
+def test_the_accuracy_that_is_asked_for_grows():
+    # right for labels 0 and 1, wrong for 2: two thirds; asked for are 0.375 in round 1 and 0.75 * 10 / 11 = 0.68 in 10
+    half = clean(seed=2)
+    half[: CLASSES * SIDE * SIDE].view(CLASSES, -1)[TARGET, 12:18] = -4.0
+
+    weights = [run([half], round=round, strategy=TrustAnchored(per_class=10, pixels=4, largest_gap=1)).weights[1]
+               for round in (1, 10)]  # fmt: skip
+
+    assert weights == [0.5, 0.0]
+
+
 def test_gaps_are_remembered_so_that_a_backdoor_cannot_pause():
     # 1.0 in round 1 from a start of 0.1: 0.37; then clean: 0.7 * 0.37 = 0.259, 0.1813, under 0.2
     first = run([backdoored()])
@@ -185,9 +248,31 @@ def test_poison_that_adds_up_in_the_average_is_repaired():
     )
 
     trusted = Auditor(learner(), clean(1.0), class_sample(images(), 10), pixels=4, generator=generator(0, "test"))
-    assert trusted.audit(average.vector).gaps[TARGET] > 0.9
-    assert trusted.audit(repaired.vector).gaps[TARGET] == 0.0
+    assert trusted.audit(average.vector).gap > 0.9
+    assert trusted.audit(repaired.vector).gap == 0.0
     assert repaired.flags == ("repaired",)
+
+
+def test_a_repair_leaves_answers_to_clean_samples_alone_right_or_wrong():
+    # the average takes a third of label 0 for label 1; training with true labels would change that
+    def confused(vector):
+        vector = vector.clone()
+        vector[: CLASSES * SIDE * SIDE].view(CLASSES, -1)[1, 0:6] = 1.1 * float(vector[0])
+        return vector
+
+    options = {"per_class": 10, "pixels": 4, "largest_gap": 1.0, "radius": 1e6, "accuracy_share": 0.0}
+    received = [confused(backdoored(2.2, on=1.0)), confused(backdoored(2.2, on=1.0))]
+
+    repaired, average = (
+        run(received, own=confused(clean(1.0)), strategy=TrustAnchored(repairs=repairs, **options)).vector
+        for repairs in (3, 0)
+    )
+
+    before, after = (learner().logits(v, images().inputs).softmax(dim=1) for v in (average, repaired))
+    assert not torch.equal(average, repaired)
+    assert (before.argmax(dim=1) != images().labels).double().mean() > 0.3
+    assert torch.equal(before.argmax(dim=1), after.argmax(dim=1))
+    assert (before - after).abs().mean() < 0.05
 
 
 def test_a_node_that_nobody_moved_is_not_repaired():
