@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
-__all__ = ["generator", "integer", "scoped_global_seed"]
+__all__ = ["even_draws", "generator", "integer", "scoped_global_seed"]
 
 
 def integer(seed: int, purpose: str, round: int = 0, node: int = -1) -> int:
@@ -33,6 +34,19 @@ def generator(seed: int, purpose: str, round: int = 0, node: int = -1) -> torch.
     key = f"{seed}/{purpose}/{round}/{node}".encode()
     state = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little", signed=True)
     return torch.Generator().manual_seed(state)
+
+
+def even_draws(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
+    """Return the indices ``(count,)`` of samples drawn with replacement, every label that occurs equally often.
+
+    Args:
+        labels: Label of each sample ``(n,)``.
+        count: Number of draws.
+        draw: On the CPU; the indices are on the device of ``labels``.
+    """
+    on_cpu = labels.cpu()
+    weights = 1.0 / on_cpu.bincount().double()[on_cpu]
+    return torch.multinomial(weights, count, replacement=True, generator=draw).to(labels.device)
 
 
 @contextmanager

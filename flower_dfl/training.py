@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flower_dfl.config import TrainConfig
+from flower_dfl.randomness import even_draws
 from flower_dfl.second_derivative import CheapSecondDerivative
 from flower_dfl.types import LabelledData
 from flower_dfl.vectors import float_buffers, integer_buffers, load_buffers, load_parameters, parameter_vector
@@ -92,12 +93,10 @@ def _epoch(labels: Tensor, config: TrainConfig, generator: torch.Generator) -> t
     """Draw the index batches of one epoch; both kinds of sampling take the same number of steps."""
     count = len(labels)
     if config.sampling == "shuffle":
-        order = torch.randperm(count, generator=generator)
+        order = torch.randperm(count, generator=generator).to(labels.device)
     else:
-        on_cpu = labels.cpu()
-        weights = 1.0 / on_cpu.bincount().double()[on_cpu]
-        order = torch.multinomial(weights, count, replacement=True, generator=generator)
-    return torch.split(order.to(labels.device), config.batch_size)
+        order = even_draws(labels, count, generator)
+    return torch.split(order, config.batch_size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

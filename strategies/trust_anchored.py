@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
+from flower_dfl.randomness import even_draws
 from flower_dfl.strategies.clipping import by_sender, distances_to
 from flower_dfl.strategies.kernels import weighted_mean
 from flower_dfl.strategies.own_data import data_of, learner_of
@@ -165,10 +166,9 @@ class TrustAnchored(PeerStrategy[State]):
     def _trained_anchor(self, inbox: Inbox, anchor: Tensor, ctx: RoundContext) -> Tensor:
         """Train the anchor for as many steps as the half-step, every label drawn equally often."""
         data, learner, draw = data_of(ctx), learner_of(ctx), ctx.generator(self.ANCHOR)
-        weights = _balancing(data)
         vector = anchor.clone()
         for _ in range(inbox.own.epochs):
-            order = torch.multinomial(weights, len(data), replacement=True, generator=draw).to(data.labels.device)
+            order = even_draws(data.labels, len(data), draw)
             for batch in torch.split(order, inbox.own.batch_size):
                 vector -= ctx.lr * learner.gradient(vector, data.inputs[batch], data.labels[batch])
         return vector
@@ -176,22 +176,22 @@ class TrustAnchored(PeerStrategy[State]):
     def _repaired(self, vector: Tensor, finding: Finding, auditor: Auditor, ctx: RoundContext) -> Tensor:
         """Train the patches away that an audit finds, and audit again; return ``vector`` itself if it finds none."""
         draw, average = ctx.generator(self.REPAIR), vector
-        for _ in range(self.repairs):
+        for done in range(self.repairs):
+            if done:
+                finding = auditor.audit(vector)
             patches = [patch for patch, gap in zip(finding.patches, finding.gaps, strict=True) if gap > self.alarm]
             if not patches:
                 break
             vector = self._trained_against(patches, vector, average, draw, ctx)
-            finding = auditor.audit(vector)
         return vector
 
     def _trained_against(
         self, patches: Sequence[Patch], vector: Tensor, average: Tensor, draw: torch.Generator, ctx: RoundContext
     ) -> Tensor:
         """Train ``vector`` on own samples, half with the patches, to answer as the average does without them."""
-        data, learner = data_of(ctx), learner_of(ctx)
-        weights, vector = _balancing(data), vector.clone()
+        data, learner, vector = data_of(ctx), learner_of(ctx), vector.clone()
         for _ in range(self.repair_steps):
-            batch = torch.multinomial(weights, self.batch_size, replacement=True, generator=draw).to(data.labels.device)
+            batch = even_draws(data.labels, self.batch_size, draw)
             which = torch.randint(len(patches), (self.batch_size // 2,), generator=draw).to(batch.device)
             inputs = data.inputs[batch]
             answers = learner.logits(average, inputs).softmax(dim=1)
@@ -200,12 +200,6 @@ class TrustAnchored(PeerStrategy[State]):
                 inputs[carriers] = patch.stamp(inputs[carriers])
             vector -= ctx.lr * learner.gradient(vector, inputs, answers)
         return vector
-
-
-def _balancing(data: LabelledData) -> Tensor:
-    """Return weights ``(n,)`` under which every label is drawn equally often."""
-    labels = data.labels.cpu()
-    return 1.0 / labels.bincount().double()[labels]
 
 
 def _accuracy(learner: Learner, vector: Tensor, sample: LabelledData) -> float:

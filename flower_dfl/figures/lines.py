@@ -15,6 +15,7 @@ __all__ = ["draw_lines", "explain_band"]
 _PANELS_ABREAST = 3
 _MARKERS_A_LINE = 10
 _LEGEND_CHARACTERS = 60  # that fit under one panel
+_HANDLE_CHARACTERS = 14  # that a line and its margins take beside a label
 _AXIS_LABELS = {BYZANTINE_SHARE: "share of Byzantine nodes", "data.params.p": "degree of non-IID data, p"}
 
 
@@ -32,7 +33,7 @@ def draw_lines(panels: Sequence[Panel], x: str, y_label: str, legend: str, band:
     columns = min(len(panels), _PANELS_ABREAST)
     rows = -(-len(panels) // columns)
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
-    abreast = max(1, min(len(labels), columns * _LEGEND_CHARACTERS // (max(map(len, labels)) + 8)))
+    abreast = max(1, min(len(labels), columns * _LEGEND_CHARACTERS // (max(map(len, labels)) + _HANDLE_CHARACTERS)))
     figure = Figure(figsize=(1.0 + 3.4 * columns, 0.8 + 2.4 * rows + 0.18 * -(-len(labels) // abreast)))
     grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for unused in grid[len(panels) :]:
