@@ -16,10 +16,8 @@ from pathlib import Path
 from statistics import fmean
 
 from running import Found, run_cells
-from study import ATTACKS, BASE, MODELS, PROFILES, Settings
+from study import Settings, planned
 
-from flower_dfl.config import parse
-from flower_dfl.sweeps.cells import settings_of
 from flower_dfl.sweeps.definition import PlannedCell
 
 RATES: Mapping[tuple[str, str], Sequence[float]] = {
@@ -57,16 +55,22 @@ def main() -> None:
     arguments = parser.parse_args()
 
     rates = {
-        (task, rate, seed): _cell(
-            f"{', '.join(task)}, rate {rate}, seed {seed}", task, "none", seed, {"train.lr": rate}
+        (task, rate, seed): planned(
+            f"{', '.join(task)}, rate {rate}, seed {seed}",
+            "standard",
+            *task,
+            "none",
+            seed,
+            {"strategy.name": "average", "train.lr": rate},
         )
         for task, choices in RATES.items()
         for rate, seed in product(choices, arguments.seeds)
     }
     constants = {
-        (task, name, attack, seed): _cell(
+        (task, name, attack, seed): planned(
             f"{', '.join(task)}, {name}, {attack}, seed {seed}",
-            task,
+            "standard",
+            *task,
             attack,
             seed,
             {"strategy.name": "dfl-dual", "strategy.params": params},
@@ -79,22 +83,6 @@ def main() -> None:
     _print_rates(found, rates, arguments.seeds)
     _print_constants(found, constants, arguments.seeds)
     sys.exit(0 if complete else 1)
-
-
-def _cell(name: str, task: tuple[str, str], attack: str, seed: int, changes: Settings) -> PlannedCell:
-    data, model = task
-    settings = {
-        **BASE,
-        **PROFILES["standard"].settings,
-        "data.name": data,
-        "model.name": model,
-        **MODELS[model],
-        "strategy.name": "average",
-        **ATTACKS[attack],
-        "seed": seed,
-        **changes,
-    }
-    return PlannedCell(name, settings_of(parse(settings)))
 
 
 def _print_rates(

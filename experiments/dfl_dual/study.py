@@ -25,6 +25,7 @@ __all__ = [
     "Study",
     "StudyCell",
     "cells_of",
+    "planned",
 ]
 
 Settings = Mapping[str, Any]
@@ -315,20 +316,27 @@ def cells_of(
         spared = rule in UNTOUCHED and attack not in _SEEN_BY_UNTOUCHED and not study.everybody
         if spared or (attacks and attack not in attacks) or (rules and rule not in rules):
             continue
-        settings = {
-            **BASE,
-            **scale.settings,
-            **study.common,
-            "data.name": name,
-            "model.name": model,
-            **MODELS[model],
-            **changes,
-            **ATTACKS[attack],
-            **RULES[rule],
-            "seed": seed,
-        }
+        asked: dict[str, Any] = {**study.common, **changes, **RULES[rule]}
         if attack == "rule-in-the-loop":  # it has the receiver's own rule
-            settings["attack.params"] = {"rule": settings["strategy.name"], "steps": 4}
+            asked["attack.params"] = {"rule": asked["strategy.name"], "steps": 4}
         varied = [variation] if any(BASE.get(key) != value for key, value in changes.items()) else []
         title = ", ".join([name, model, *varied, *study.title, attack, rule, f"seed {seed}"])
-        yield StudyCell(name, model, variation, attack, rule, seed, PlannedCell(title, settings_of(parse(settings))))
+        plan = planned(title, profile, name, model, attack, seed, asked)
+        yield StudyCell(name, model, variation, attack, rule, seed, plan)
+
+
+def planned(  # noqa: PLR0917 - what a run is called by
+    title: str, profile: str, data: str, model: str, attack: str, seed: int, changes: Settings
+) -> PlannedCell:
+    """Return a run at a profile; ``changes`` come last."""
+    settings = {
+        **BASE,
+        **PROFILES[profile].settings,
+        "data.name": data,
+        "model.name": model,
+        **MODELS[model],
+        **ATTACKS[attack],
+        "seed": seed,
+        **changes,
+    }
+    return PlannedCell(title, settings_of(parse(settings)))
