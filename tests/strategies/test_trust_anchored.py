@@ -253,6 +253,19 @@ def test_poison_that_adds_up_in_the_average_is_repaired():
     assert repaired.flags == ("repaired",)
 
 
+def test_a_repair_ends_as_soon_as_the_audit_is_quiet():
+    options = {"per_class": 10, "pixels": 4, "largest_gap": 1.0, "radius": 1e6, "repair_steps": 100}
+    received = [backdoored(2.2, on=1.0), backdoored(2.2, on=1.0)]
+
+    once, thrice = (
+        run(received, own=clean(1.0), strategy=TrustAnchored(repairs=repairs, **options)).vector for repairs in (1, 3)
+    )
+
+    trusted = Auditor(learner(), clean(1.0), class_sample(images(), 10), pixels=4, generator=generator(0, "test"))
+    assert trusted.audit(once).gap == 0.0
+    assert torch.equal(once, thrice)
+
+
 def test_a_repair_leaves_answers_to_clean_samples_alone_right_or_wrong():
     # the average takes a third of label 0 for label 1; training with true labels would change that
     def confused(vector):
