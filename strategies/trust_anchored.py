@@ -37,11 +37,10 @@ class TrustAnchored(PeerStrategy[State]):
     2. Neighbour j passes if it is at most ``radius`` times :math:`\max_{s \le t} u_i^s` away (steps shrink as training
        goes on, distances between honest nodes do not), if its accuracy on a few own samples of every label is at least
        :math:`t / (t + 1)` times ``accuracy_share`` of :math:`h_i`'s (a young model of skewed data knows little of other
-       labels, and who is dropped in the first rounds drifts off for good), and if its *gap* is at most
-       ``largest_gap``. The gap :math:`g_j` is how much more often than the anchor :math:`h_j` follows the worst patch
-       that can be found for it (:mod:`~flower_dfl.strategies.trigger_audit`), smoothed over the rounds from half of
-       what is allowed, :math:`\bar g_j \leftarrow \mu \bar g_j + (1 - \mu) g_j`: honest gaps come and go, a
-       backdoor's stay.
+       labels), and if its *gap* is at most ``largest_gap``. The gap :math:`g_j` is how much more often than the anchor
+       :math:`h_j` follows the worst patch that can be found for it (:mod:`~flower_dfl.strategies.trigger_audit`),
+       smoothed over the rounds from half of what is allowed,
+       :math:`\bar g_j \leftarrow \mu \bar g_j + (1 - \mu) g_j`: honest gaps come and go, a backdoor's stay.
     3. The half-step and those who pass are averaged, all with the same weight.
     4. The average :math:`\bar\theta` is audited in the same way: weak poison that no single message betrays adds up and
        shows here. Patches with a gap above ``alarm`` are pasted on half of each of ``repair_steps`` batches of own
