@@ -255,7 +255,7 @@ class-balanced local training for everybody; ``held-out`` on seeds, graphs, plac
 UNTOUCHED = frozenset({"oracle", "local-only", "local-only, balanced"})
 """Rules that no attacker can influence: one attack of each trigger is enough."""
 
-_SEEN_BY_UNTOUCHED = ("none", "label-flip", "scaling", "backdoor", "dba")
+_SEEN_BY_UNTOUCHED = ("none", "label-flip", "scaling", "backdoor", "backdoor elsewhere", "dba")
 
 
 @dataclass(frozen=True, slots=True)
