@@ -1,13 +1,16 @@
 """The DFL-Dual study: what its tables consist of, and that one command makes one."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 
-from flower_dfl.config import parse
+from flower_dfl.config import nest, parse
 from flower_dfl.experiment import build_rules
 
 HERE = Path(__file__).resolve().parents[2] / "experiments" / "dfl_dual"
@@ -16,7 +19,7 @@ HERE = Path(__file__).resolve().parents[2] / "experiments" / "dfl_dual"
 @pytest.fixture
 def study(monkeypatch):
     monkeypatch.syspath_prepend(HERE)
-    names = ("study", "published", "reporting", "running", "dummies")
+    names = ("study", "published", "reporting", "running", "dummies", "features")
     before = {name: sys.modules.pop(name, None) for name in names}
     import study
 
@@ -80,6 +83,136 @@ def test_attackers_that_adapt_know_the_rule_that_they_meet(study):
         strategy, attack = build_rules(parse(cell.plan.settings))
         assert attack.rule == strategy
     assert len(cells) == 2 * 6
+
+
+def test_a_study_is_restricted_to_what_is_named(study):
+    cells = list(
+        study.cells_of(
+            study.STUDIES["table2"],
+            "standard",
+            models=("fc",),
+            data=("fashion-mnist",),
+            attacks=("dba",),
+            rules=("dfl", "oracle"),
+            seeds=(7,),
+        )
+    )
+
+    assert [cell.plan.name for cell in cells] == [
+        "fashion-mnist, fc, dba, dfl, seed 7",
+        "fashion-mnist, fc, dba, oracle, seed 7",
+    ]
+
+
+def complete(folder, cell, *, edges=(), byzantine=(), **summary):
+    """Write down a run of a cell."""
+    run = folder / "cells" / cell.plan.folder / "20260101-000000"
+    run.mkdir(parents=True)
+    for path in (run.parent / "settings.toml", run / "config.toml"):
+        path.write_text(tomli_w.dumps(nest(cell.plan.settings)), encoding="utf-8")
+    (run / "summary.json").write_text(json.dumps({"status": "completed", "seconds_total": 20.0, **summary}))
+    nodes = {node for edge in edges for node in (edge["sender"], edge["receiver"])}
+    rounds = [{"round": 1, "node": node, "byzantine": node in byzantine, "accuracy": None} for node in nodes]
+    for name, lines in (("rounds", rounds), ("edges", edges)):
+        (run / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_table_has_mean_spread_and_worst_seed_and_the_papers_numbers(study, tmp_path):
+    import reporting
+
+    cells = [
+        cell
+        for cell in study.cells_of(study.STUDIES["table2"], "standard", models=("cnn",), data=("fashion-mnist",))
+        if cell.attack == "scaling" and cell.rule == "multi-krum"
+    ]
+    for cell, accuracy, rate in zip(cells, (0.80, 0.82), (0.02, 0.04), strict=False):
+        complete(
+            tmp_path,
+            cell,
+            honest_accuracy_mean=accuracy,
+            attack_success_rate_mean=rate,
+            honest_kept=0.95,
+            byzantine_kept=0.1,
+        )
+
+    (path,) = reporting.write_study("table2", cells, tmp_path, tmp_path / "out")
+
+    text = path.read_text(encoding="utf-8")
+    assert "2 of 5 runs complete, 1 minutes" in text
+    row = next(line for line in text.splitlines() if "multi-krum" in line)
+    # sample deviation of 80 and 82: sqrt(2)
+    assert "| 81.0 ± 1.4 (80.0) | 3.0 ± 1.4 (4.0) | 0.95 / 0.10 | 2 | 20 | 98.44 / 2.55 ? |" in row
+
+
+def test_the_worst_of_all_attacks_stands_above_the_table(study, tmp_path):
+    import reporting
+
+    attacks = {"none": (0.9, None), "backdoor": (0.7, 0.1), "label-flip": (0.6, None), "drip 0.4": (0.8, 0.3)}
+    cells = list(
+        study.cells_of(
+            study.STUDIES["frontier"], "standard", attacks=tuple(attacks), rules=("trust-anchored",), seeds=(0,)
+        )
+    )
+    for cell in cells:
+        accuracy, rate = attacks[cell.attack]
+        complete(tmp_path, cell, honest_accuracy_mean=accuracy, attack_success_rate_mean=rate)
+
+    path = reporting.write_study("frontier", cells, tmp_path, tmp_path / "out")[0]
+
+    assert (
+        "| fashion-mnist | fc |  | trust-anchored | 90.0 (90.0) | 60.0 (60.0), label-flip | 30.0 (30.0), drip 0.4 |"
+        in path.read_text(encoding="utf-8")
+    )
+
+
+@pytest.mark.parametrize(("honest", "byzantine", "separated"), [(0.9, 0.1, 1.0), (0.1, 0.9, 0.0), (0.5, 0.5, 0.5)])
+def test_a_feature_separates_who_looks_worse(study, tmp_path, honest, byzantine, separated):
+    import features
+    import reporting
+
+    (cell,) = study.cells_of(
+        study.STUDIES["frontier"], "standard", attacks=("backdoor",), rules=("dfl-dual",), seeds=(0,)
+    )
+    edges = [
+        {"round": 1, "receiver": 0, "sender": sender, "scores": {"trust": trust}}
+        for sender, trust in ((0, 1.0), (1, honest), (2, byzantine))
+    ]
+    complete(tmp_path, cell, edges=edges, byzantine={2})
+
+    results = reporting.read_results([cell], tmp_path)
+
+    assert features.separation(results, "trust", features.FEATURES["trust"], 1) == separated
+    assert features.separation(results, "trust", features.FEATURES["trust"], 2) is None
+
+
+def test_a_study_whose_runs_fail_says_so(tmp_path):
+    command = [sys.executable, str(HERE / "reproduce.py"), "figure2", "--models", "lr", "--data", "mnist"]
+    command += ["--seeds", "0", "--jobs", "1", "--rules", "dfl"]
+    command += ["--results-dir", str(tmp_path / "runs"), "--output-dir", str(tmp_path / "out")]
+    (tmp_path / "no data").mkdir()
+
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "FLOWER_DFL_DATA": str(tmp_path / "no data")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "0 of 1 runs complete" in (tmp_path / "out" / "standard" / "figure2.md").read_text(encoding="utf-8")
+
+
+def test_only_writing_runs_nothing(tmp_path):
+    command = [sys.executable, str(HERE / "reproduce.py"), "table1", "--profile", "smoke", "--only-write"]
+    command += ["--results-dir", str(tmp_path / "runs"), "--output-dir", str(tmp_path / "out")]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_nearest_is_one_for_an_image_that_was_trained_on(study):
