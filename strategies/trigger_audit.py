@@ -6,11 +6,15 @@ say, to first order, which few features would raise a label most in the one and 
 squares, for a trigger's pixels all pull the same way and the noise of a clean model's slopes does not, and single
 features wherever they are. They are set to the end of the input range that raises the label, on clean samples, and the
 share that follows is counted.
+
+A convolutional network answers to a trigger all or nothing, and its slopes on clean images do not lead there. For such
+models squares can be swept instead: pasted all over a few images, to see which of them raise a label's probability.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from math import isqrt
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,7 +22,10 @@ from torch.nn import functional as F
 
 from flower_dfl.types import LabelledData, Learner
 
-__all__ = ["Auditor", "Finding", "Patch", "class_sample"]
+__all__ = ["Auditor", "Finding", "Patch", "Search", "class_sample"]
+
+Search: TypeAlias = Literal["slopes", "sweep"]
+"""How squares are found: by first-order gains, at any place, or by trying them, every few pixels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +70,7 @@ class Finding:
 
 class _Candidate(NamedTuple):
     gain: float
-    """What the patch adds to the label's margin, to first order."""
+    """What the patch adds to the label's margin, to first order, or to its probability; compared with its like."""
     label: int
     patch: Patch
 
@@ -77,15 +84,27 @@ class Auditor:
         sample: Clean samples, best of all labels equally.
         pixels: Number k of features of a pattern, positive; squares have the side :math:`\lfloor\sqrt k\rfloor`.
         generator: Draws the labels to which the margins are taken.
+        search: How squares are found.
     """
 
     PASSES = 3
     """Labels tried on each sample when slopes are taken: three tenths of all pairs are enough for a mean."""
     TRIED = 4
     """Patterns that are tried: of images the best squares of three labels and one scattered pattern."""
+    PROBES = 3
+    """Samples of each label on which squares are swept."""
+    ABREAST = 16
+    """Squares that are swept in one forward pass, which bounds the memory."""
 
     def __init__(
-        self, learner: Learner, trusted: Tensor, sample: LabelledData, *, pixels: int, generator: torch.Generator
+        self,
+        learner: Learner,
+        trusted: Tensor,
+        sample: LabelledData,
+        *,
+        pixels: int,
+        generator: torch.Generator,
+        search: Search = "slopes",
     ) -> None:
         self._learner = learner
         self._trusted = trusted
@@ -95,6 +114,10 @@ class Auditor:
         self._targets = (labels + shifts) % count  # (passes, n), never the true label
         self._slopes = self._margin_slopes(trusted)
         self._pixels = min(pixels, _by_place(sample.inputs).shape[2])
+        self._probes = class_sample(sample, self.PROBES)
+        swept = search == "sweep" and sample.inputs.ndim == 4
+        self._swept = _all_squares(sample, isqrt(pixels)) if swept else []
+        self._natural_rises = self._rises(trusted)
 
     def audit(self, vector: Tensor) -> Finding:
         r"""Search for the patch on which ``vector`` ``(d,)`` leaves the trusted model.
@@ -106,17 +129,19 @@ class Auditor:
                   \partial_{x_p} (m_c - m_c^{trusted}) (v - x_p)
 
         A scattered pattern of label c takes the places with the largest gains; a square, all of it low or all of it
-        high, is where these add up to most. Of all labels' patterns those with the largest gains are tried.
+        high, is where these add up to most, or, swept, the one that raises the probability of c most beyond what it
+        does in the trusted model. Of all labels' patterns those with the largest gains are tried.
         """
         low, high = self._sample.input_range
         slopes = self._margin_slopes(vector) - self._slopes  # (passes, n, ...)
         inputs, targets = self._sample.inputs, self._targets.flatten()
         gains = [_by_place((slopes * (end - inputs)).flatten(0, 1)).sum(dim=1) for end in (low, high)]  # (passes n, p)
-        scattered, squares = [], []
+        scattered, squares = [], self._best_swept(vector)
         for label in range(self._sample.num_classes):
             to_low, to_high = (gain[targets == label].mean(dim=0) for gain in gains)
             scattered.append(self._scattered(label, to_low, to_high))
-            squares += self._squares(label, to_low, to_high)
+            if not self._swept:
+                squares += self._squares(label, to_low, to_high)
         tried = _best(squares, self.TRIED - 1)
         tried += _best(scattered, self.TRIED - len(tried))
         followed, natural = self._followers(vector, tried), self._followers(self._trusted, tried)
@@ -141,6 +166,26 @@ class Auditor:
         square = places[row : row + side, column : column + side].flatten()
         values = self._sample.inputs.new_full((len(square),), self._sample.input_range[end])
         return [_Candidate(float(sums.max()), label, Patch(square, values))]
+
+    def _best_swept(self, vector: Tensor) -> list[_Candidate]:
+        """Return the best square of each label among those that are swept, none if none are."""
+        if not self._swept:
+            return []
+        rises, which = (self._rises(vector) - self._natural_rises).max(dim=0)  # (L,)
+        return [_Candidate(float(rises[c]), c, self._swept[int(which[c])]) for c in range(self._sample.num_classes)]
+
+    def _rises(self, vector: Tensor) -> Tensor:
+        """Return how much each square raises each label's probability on probes of other labels ``(squares, L)``."""
+        inputs, labels = self._probes.inputs, self._probes.labels
+        others = (labels[:, None] != torch.arange(self._probes.num_classes, device=labels.device)).double()  # (n, L)
+        clean = self._learner.logits(vector, inputs).softmax(dim=1)
+        rises = [torch.empty(0, self._probes.num_classes, dtype=torch.float64, device=labels.device)]
+        for start in range(0, len(self._swept), self.ABREAST):
+            squares = self._swept[start : start + self.ABREAST]
+            stamped = torch.cat([square.stamp(inputs) for square in squares])
+            answers = self._learner.logits(vector, stamped).softmax(dim=1).view(len(squares), *clean.shape)
+            rises.append(((answers - clean).double() * others).sum(dim=1) / others.sum(dim=0))
+        return torch.cat(rises)
 
     def _followers(self, vector: Tensor, tried: list[_Candidate]) -> Tensor:
         """Return the share of other labels' samples that each pattern turns to its label ``(k,)``."""
@@ -171,6 +216,18 @@ def _best(candidates: list[_Candidate], count: int) -> list[_Candidate]:
     """Return the candidates with the largest gains, best first; one without samples, whose gain is NaN, is last."""
     gains = torch.tensor([candidate.gain for candidate in candidates]).nan_to_num(nan=-torch.inf)
     return [candidates[i] for i in gains.topk(min(count, len(candidates))).indices.tolist()]
+
+
+def _all_squares(data: LabelledData, side: int) -> list[Patch]:
+    """Return squares all over the images, each all low and all high; neighbours share a row or a column of pixels."""
+    height, width = data.inputs.shape[2:]
+    side = min(side, height, width)
+    places = torch.arange(height * width, device=data.inputs.device).view(height, width)
+    rows, columns = (sorted({*range(0, length - side, max(1, side - 1)), length - side}) for length in (height, width))
+    return [
+        Patch(places[row : row + side, column : column + side].flatten(), data.inputs.new_full((side * side,), end))
+        for row, column, end in product(rows, columns, data.input_range)
+    ]
 
 
 def class_sample(data: LabelledData, per_class: int) -> LabelledData:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from flower_dfl.randomness import even_draws
 from flower_dfl.strategies.clipping import by_sender, distances_to
 from flower_dfl.strategies.kernels import weighted_mean
 from flower_dfl.strategies.own_data import data_of, learner_of
-from flower_dfl.strategies.trigger_audit import Auditor, Finding, Patch, class_sample
+from flower_dfl.strategies.trigger_audit import Auditor, Finding, Patch, Search, class_sample
 from flower_dfl.types import Aggregate, Inbox, LabelledData, Learner, Need, NodeId, RoundContext
 
 __all__ = ["TrustAnchored"]
@@ -70,6 +70,7 @@ class TrustAnchored(PeerStrategy[State]):
         batch_size: Samples of such a step. At least 2.
         pixels: Size of the patches that are searched for. Positive.
         per_class: Own samples of each label that accuracy and audits are measured on. Positive.
+        search: How patches are searched for: ``slopes``, or ``sweep``, which convolutional networks need.
 
     Raises:
         ConfigurationError: A parameter is out of range.
@@ -86,6 +87,7 @@ class TrustAnchored(PeerStrategy[State]):
     batch_size: int = 64
     pixels: int = 16
     per_class: int = 20
+    search: Search = "slopes"
 
     ANCHOR: ClassVar[str] = "trust-anchored-anchor"
     """Purpose of the draws of the anchor's batches."""
@@ -102,6 +104,8 @@ class TrustAnchored(PeerStrategy[State]):
             raise ConfigurationError(f"memory must be in [0, 1), got {self.memory}")
         if not 0 < self.radius < float("inf"):
             raise ConfigurationError(f"radius must be positive and finite, got {self.radius}")
+        if self.search not in get_args(Search):
+            raise ConfigurationError(f"search must be one of {', '.join(get_args(Search))}, got {self.search!r}")
         if self.repairs < 0 or self.batch_size < 2 or min(self.repair_steps, self.pixels, self.per_class) < 1:
             raise ConfigurationError(
                 "repairs must not be negative, batch_size at least 2, repair_steps, pixels and per_class positive, "
@@ -121,7 +125,9 @@ class TrustAnchored(PeerStrategy[State]):
         if not inbox.received:
             return Aggregate(own.clone(), state, {inbox.own.sender: 1.0})
         sample = class_sample(data, self.per_class)
-        auditor = Auditor(learner, anchor, sample, pixels=self.pixels, generator=ctx.generator(self.AUDIT))
+        auditor = Auditor(
+            learner, anchor, sample, pixels=self.pixels, generator=ctx.generator(self.AUDIT), search=self.search
+        )
         rows = [update.vector for update in inbox.received]
         accuracies = torch.tensor([_accuracy(learner, row, sample) for row in (own, *rows)], dtype=torch.float64)
         distances = distances_to(own, rows)

@@ -92,6 +92,7 @@ RULES: Mapping[str, Settings] = {
     "local-only, balanced": {"strategy.name": "local-only", **BALANCED},
     "local-only": {"strategy.name": "local-only"},
     "trust-anchored": {"strategy.name": "trust-anchored"},
+    "trust-anchored, swept": {"strategy.name": "trust-anchored", "strategy.params": {"search": "sweep"}},
     **{name: {"strategy.name": name} for name in registry.names("strategy") if name not in _NAMED_ABOVE},
     **{
         f"{name}, then median": {"strategy.name": name, "strategy.params": {"rule": "median"}}
@@ -206,14 +207,14 @@ STUDIES: Mapping[str, Study] = {
         ("dfl", "dfl-dual"), tuple(name for name in ATTACKS if name.startswith("adaptive")), (_FASHION_FC, _CIFAR)
     ),
     "anchored": Study(
-        ("dfl", "dfl-dual", "trust-anchored", "oracle", "local-only"),
+        ("dfl", "dfl-dual", "trust-anchored", "trust-anchored, swept", "oracle", "local-only"),
         OF_ANCHORED,
         (_FASHION_FC, ("fashion-mnist", "lr"), ("mnist", "lr"), ("mnist", "fc"), *_CNN),
         common=BALANCED,
         title=("balanced",),
     ),
     "anchored80": Study(
-        ("dfl", "dfl-dual", "trust-anchored", "oracle", "local-only"),
+        ("dfl", "dfl-dual", "trust-anchored", "trust-anchored, swept", "oracle", "local-only"),
         OF_ANCHORED,
         (_FASHION_FC, ("fashion-mnist", "lr"), ("mnist", "lr"), ("mnist", "fc"), *_CNN),
         {"80 % Byzantine": {"num-byzantine": 8}},

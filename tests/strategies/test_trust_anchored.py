@@ -50,8 +50,23 @@ def backdoored(strength=20.0, on=4.0):
     return vector
 
 
-def auditor(pixels=4):
-    return Auditor(learner(), clean(), class_sample(images(), 10), pixels=pixels, generator=generator(0, "test"))
+def auditor(pixels=4, search="slopes"):
+    sample = class_sample(images(), 10)
+    return Auditor(learner(), clean(), sample, pixels=pixels, generator=generator(0, "test"), search=search)
+
+
+class AllOrNothing(nn.Module):
+    """A linear classifier with a neuron that fires where all of the trigger's pixels are bright."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(SIDE * SIDE, CLASSES)
+        self.strength = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs):
+        flat = inputs.flatten(1)
+        fires = torch.relu(flat[:, TRIGGER].sum(dim=1, keepdim=True) - 3.5)
+        return self.linear(flat) + self.strength * fires * torch.eye(CLASSES)[TARGET]
 
 
 def run(received, *, own=None, base=None, strategy=None, **options):
@@ -65,10 +80,11 @@ def test_contract():
     check_strategy(TrustAnchored(per_class=5))
 
 
-def test_the_audit_finds_label_and_pixels_of_a_backdoor_that_nobody_told_it():
-    finding = auditor().audit(backdoored())
+@pytest.mark.parametrize("search", ["slopes", "sweep"])
+def test_the_audit_finds_label_and_pixels_of_a_backdoor_that_nobody_told_it(search):
+    finding = auditor(search=search).audit(backdoored(6.0))
 
-    assert finding.gap == 1.0  # 4 pixels of weight 20 outweigh 6 of weight 4 in all samples, and in the clean model 0
+    assert finding.gap == 1.0  # 4 pixels of weight 6 outweigh 6 * 0.8 of weight 4, two do not; in the clean model 0
     for which in (0, 3):  # the best square, and the scattered pattern
         assert finding.gaps[which] == 1.0
         assert finding.labels[which] == TARGET
@@ -89,6 +105,43 @@ def test_a_square_is_found_beside_single_pixels_that_matter_more():
     assert (finding.labels[3], sorted(finding.patches[3].places.tolist())) == (0, lone)
 
 
+def test_sweeping_finds_a_backdoor_whose_slopes_are_zero_on_clean_images():
+    module = TorchLearner(AllOrNothing(), (1, SIDE, SIDE), CLASSES)
+    trusted, audited = (torch.cat([torch.tensor([strength]), clean()]) for strength in (0.0, 100.0))
+    found = {
+        search: Auditor(
+            module, trusted, class_sample(images(), 10), pixels=4, generator=generator(0, "test"), search=search
+        ).audit(audited)
+        for search in ("slopes", "sweep")
+    }
+
+    assert found["slopes"].gap == 0.0
+    assert found["sweep"].gap == 1.0
+    assert (found["sweep"].labels[0], found["sweep"].patches[0].places.tolist()) == (TARGET, TRIGGER)
+
+
+def test_what_the_trusted_model_answers_to_as_well_is_swept_over():
+    trusted, audited = backdoored(6.0), backdoored(6.0)
+    audited[: CLASSES * SIDE * SIDE].view(CLASSES, -1)[0, [24, 25, 30, 31]] = 5.5
+    sample = class_sample(images(), 10)
+
+    finding = Auditor(learner(), trusted, sample, pixels=4, generator=generator(0, "test"), search="sweep").audit(
+        audited
+    )
+
+    assert (finding.labels[0], finding.patches[0].places.tolist()) == (0, [24, 25, 30, 31])
+
+
+def test_squares_are_swept_in_bundles_of_any_size(monkeypatch):
+    together = auditor(search="sweep").audit(backdoored(6.0))
+    monkeypatch.setattr(Auditor, "ABREAST", 3)
+
+    finding = auditor(search="sweep").audit(backdoored(6.0))
+
+    assert finding.labels == together.labels
+    assert torch.equal(finding.gaps, together.gaps)
+
+
 def test_a_dark_square_is_found():
     vector = clean()
     vector[: CLASSES * SIDE * SIDE].view(CLASSES, -1)[1, [24, 25, 30, 31]] = -30.0  # class 1 where these are dark
@@ -100,11 +153,12 @@ def test_a_dark_square_is_found():
     assert found.values.tolist() == [0.0] * 4
 
 
-def test_inputs_that_are_no_images_are_audited_with_scattered_patterns():
+@pytest.mark.parametrize("search", ["slopes", "sweep"])
+def test_inputs_that_are_no_images_are_audited_with_scattered_patterns(search):
     data = images()
     flat = LabelledData(data.inputs.flatten(1), data.labels, CLASSES, data.input_range)
     module = TorchLearner(nn.Linear(SIDE * SIDE, CLASSES), (SIDE * SIDE,), CLASSES)
-    found = Auditor(module, clean(), class_sample(flat, 10), pixels=4, generator=generator(0, "test"))
+    found = Auditor(module, clean(), class_sample(flat, 10), pixels=4, generator=generator(0, "test"), search=search)
 
     finding = found.audit(backdoored())
 
@@ -174,10 +228,11 @@ def test_a_class_sample_takes_what_there_is():
     assert sample.labels.tolist() == [0, 0, 2]
 
 
-def test_a_backdoored_majority_is_left_out_and_honest_neighbours_are_not():
+@pytest.mark.parametrize("search", ["slopes", "sweep"])
+def test_a_backdoored_majority_is_left_out_and_honest_neighbours_are_not(search):
     received = [clean(seed=2), backdoored(), backdoored(), backdoored()]
 
-    result = run(received)
+    result = run(received, strategy=TrustAnchored(per_class=10, pixels=4, search=search))
 
     assert result.weights == {0: 0.5, 1: 0.5, 2: 0.0, 3: 0.0, 4: 0.0}
     assert torch.allclose(result.vector, (clean(seed=1) + clean(seed=2)) / 2, atol=1e-6)
@@ -337,6 +392,7 @@ def test_the_anchor_sees_every_label_equally_often():
         ({"repairs": -1}, "got -1, 64, 20, 16 and 20"),
         ({"repair_steps": 0}, "got 3, 64, 0, 16 and 20"),
         ({"pixels": 0}, "got 3, 64, 20, 0 and 20"),
+        ({"search": "luck"}, "search must be one of slopes, sweep, got 'luck'"),
         ({"batch_size": 1}, "got 3, 1, 20, 16 and 20"),
     ],
 )
