@@ -110,7 +110,9 @@ def _by_rule_and_attack(cells: Sequence[Cell]) -> dict[str, dict[str, list[Cell]
     for cell in cells:
         peers = [other for other in cells if other.settings["strategy.name"] == cell.settings["strategy.name"]]
         own = [key for key in differing(peers) if key.startswith("strategy.params.")]
-        params = ", ".join(f"{key.removeprefix('strategy.params.')} = {cell.settings.get(key)}" for key in own)
+        params = ", ".join(
+            f"{key.removeprefix('strategy.params.')} = {cell.settings[key]}" for key in own if key in cell.settings
+        )
         name = f"{cell.settings['strategy.name']} ({params})" if params else str(cell.settings["strategy.name"])
         attack = str(sorted((key, value) for key, value in cell.settings.items() if key.startswith("attack.")))
         rules.setdefault(name, {}).setdefault(attack, []).append(cell)

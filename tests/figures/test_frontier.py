@@ -42,6 +42,12 @@ def test_the_front_holds_the_rules_that_no_other_beats():
     assert [standing.name for standing in found if standing.efficient] == ["a", "b", "c"]
 
 
+def test_a_rule_with_its_defaults_goes_by_its_name_beside_one_that_is_told_otherwise():
+    cells = [cell("krum", "scaling", 0.5, 0.5), cell("krum", "scaling", 0.5, 0.5, **{"strategy.params.m": 2})]
+
+    assert [standing.name for standing in standings(cells)] == ["krum", "krum (m = 2)"]
+
+
 def test_a_rule_with_several_parameters_is_several_rules():
     cells = [cell("krum", "scaling", 0.5, 0.5, **{"strategy.params.m": m}) for m in (2, 3)]
 
