@@ -115,9 +115,11 @@ class Auditor:
         self._slopes = self._margin_slopes(trusted)
         self._pixels = min(pixels, _by_place(sample.inputs).shape[2])
         self._probes = class_sample(sample, self.PROBES)
-        swept = search == "sweep" and sample.inputs.ndim == 4
-        self._swept = _all_squares(sample, isqrt(pixels)) if swept else []
-        self._natural_rises = self._rises(trusted)
+        self._is_image = sample.inputs.ndim == 4
+        self._side = min(isqrt(self._pixels), *sample.inputs.shape[-2:])
+        self._swept = self._all_squares() if self._is_image and search == "sweep" else []
+        if self._swept:
+            self._natural_rises = self._rises(trusted)
 
     def audit(self, vector: Tensor) -> Finding:
         r"""Search for the patch on which ``vector`` ``(d,)`` leaves the trusted model.
@@ -136,12 +138,15 @@ class Auditor:
         slopes = self._margin_slopes(vector) - self._slopes  # (passes, n, ...)
         inputs, targets = self._sample.inputs, self._targets.flatten()
         gains = [_by_place((slopes * (end - inputs)).flatten(0, 1)).sum(dim=1) for end in (low, high)]  # (passes n, p)
-        scattered, squares = [], self._best_swept(vector)
-        for label in range(self._sample.num_classes):
-            to_low, to_high = (gain[targets == label].mean(dim=0) for gain in gains)
-            scattered.append(self._scattered(label, to_low, to_high))
-            if not self._swept:
-                squares += self._squares(label, to_low, to_high)
+        labels = range(self._sample.num_classes)
+        by_label = [[gain[targets == label].mean(dim=0) for gain in gains] for label in labels]
+        scattered = [self._scattered(label, *ends) for label, ends in zip(labels, by_label, strict=True)]
+        if self._swept:
+            squares = self._best_swept(vector)
+        elif self._is_image:
+            squares = [self._steepest(label, *ends) for label, ends in zip(labels, by_label, strict=True)]
+        else:
+            squares = []
         tried = _best(squares, self.TRIED - 1)
         tried += _best(scattered, self.TRIED - len(tried))
         followed, natural = self._followers(vector, tried), self._followers(self._trusted, tried)
@@ -153,24 +158,29 @@ class Auditor:
         values = torch.where(to_high[places] >= to_low[places], high, low)
         return _Candidate(float(best.sum()), label, Patch(places, values.to(self._sample.inputs.dtype)))
 
-    def _squares(self, label: int, to_low: Tensor, to_high: Tensor) -> list[_Candidate]:
-        """Return the best square of a label, at most one; inputs that are no images have none."""
-        if self._sample.inputs.ndim != 4:
-            return []
-        height, width = self._sample.inputs.shape[2:]
-        side = min(isqrt(self._pixels), height, width)
-        ends = torch.stack([to_low, to_high]).view(2, 1, height, width)
-        sums = F.avg_pool2d(ends, side, stride=1, divisor_override=1)  # (2, 1, rows, columns)
+    def _steepest(self, label: int, to_low: Tensor, to_high: Tensor) -> _Candidate:
+        """Return the square of a label, all low or all high, whose gains add up to most."""
+        ends = torch.stack([to_low, to_high]).view(2, 1, *self._sample.inputs.shape[2:])
+        sums = F.avg_pool2d(ends, self._side, stride=1, divisor_override=1)  # (2, 1, rows, columns)
         end, _, row, column = (int(index) for index in torch.unravel_index(sums.argmax(), sums.shape))
-        places = torch.arange(height * width, device=ends.device).view(height, width)
-        square = places[row : row + side, column : column + side].flatten()
-        values = self._sample.inputs.new_full((len(square),), self._sample.input_range[end])
-        return [_Candidate(float(sums.max()), label, Patch(square, values))]
+        return _Candidate(float(sums.max()), label, self._square(row, column, self._sample.input_range[end]))
+
+    def _all_squares(self) -> list[Patch]:
+        """Return squares all over the images, all low and all high; neighbours share a row or a column of pixels."""
+        rows, columns = (
+            sorted({*range(0, length - self._side, max(1, self._side - 1)), length - self._side})
+            for length in self._sample.inputs.shape[2:]
+        )
+        return [self._square(*where) for where in product(rows, columns, self._sample.input_range)]
+
+    def _square(self, row: int, column: int, value: float) -> Patch:
+        height, width = self._sample.inputs.shape[2:]
+        places = torch.arange(height * width, device=self._sample.inputs.device).view(height, width)
+        square = places[row : row + self._side, column : column + self._side].flatten()
+        return Patch(square, self._sample.inputs.new_full((len(square),), value))
 
     def _best_swept(self, vector: Tensor) -> list[_Candidate]:
-        """Return the best square of each label among those that are swept, none if none are."""
-        if not self._swept:
-            return []
+        """Return for each label the swept square that raises it most beyond what it does in the trusted model."""
         rises, which = (self._rises(vector) - self._natural_rises).max(dim=0)  # (L,)
         return [_Candidate(float(rises[c]), c, self._swept[int(which[c])]) for c in range(self._sample.num_classes)]
 
@@ -179,7 +189,7 @@ class Auditor:
         inputs, labels = self._probes.inputs, self._probes.labels
         others = (labels[:, None] != torch.arange(self._probes.num_classes, device=labels.device)).double()  # (n, L)
         clean = self._learner.logits(vector, inputs).softmax(dim=1)
-        rises = [torch.empty(0, self._probes.num_classes, dtype=torch.float64, device=labels.device)]
+        rises = []
         for start in range(0, len(self._swept), self.ABREAST):
             squares = self._swept[start : start + self.ABREAST]
             stamped = torch.cat([square.stamp(inputs) for square in squares])
@@ -216,18 +226,6 @@ def _best(candidates: list[_Candidate], count: int) -> list[_Candidate]:
     """Return the candidates with the largest gains, best first; one without samples, whose gain is NaN, is last."""
     gains = torch.tensor([candidate.gain for candidate in candidates]).nan_to_num(nan=-torch.inf)
     return [candidates[i] for i in gains.topk(min(count, len(candidates))).indices.tolist()]
-
-
-def _all_squares(data: LabelledData, side: int) -> list[Patch]:
-    """Return squares all over the images, each all low and all high; neighbours share a row or a column of pixels."""
-    height, width = data.inputs.shape[2:]
-    side = min(side, height, width)
-    places = torch.arange(height * width, device=data.inputs.device).view(height, width)
-    rows, columns = (sorted({*range(0, length - side, max(1, side - 1)), length - side}) for length in (height, width))
-    return [
-        Patch(places[row : row + side, column : column + side].flatten(), data.inputs.new_full((side * side,), end))
-        for row, column, end in product(rows, columns, data.input_range)
-    ]
 
 
 def class_sample(data: LabelledData, per_class: int) -> LabelledData:
