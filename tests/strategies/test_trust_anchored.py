@@ -122,7 +122,7 @@ def test_sweeping_finds_a_backdoor_whose_slopes_are_zero_on_clean_images():
 
 def test_what_the_trusted_model_answers_to_as_well_is_swept_over():
     trusted, audited = backdoored(6.0), backdoored(6.0)
-    audited[: CLASSES * SIDE * SIDE].view(CLASSES, -1)[0, [24, 25, 30, 31]] = 5.5
+    audited[: CLASSES * SIDE * SIDE].view(CLASSES, -1)[0, [24, 25, 30, 31]] = 4.9  # weaker than the trigger
     sample = class_sample(images(), 10)
 
     finding = Auditor(learner(), trusted, sample, pixels=4, generator=generator(0, "test"), search="sweep").audit(
@@ -130,6 +130,15 @@ def test_what_the_trusted_model_answers_to_as_well_is_swept_over():
     )
 
     assert (finding.labels[0], finding.patches[0].places.tolist()) == (0, [24, 25, 30, 31])
+
+
+def test_the_sweep_leaves_no_gaps():
+    vector, between = clean(), [19, 20, 25, 26]
+    vector[: CLASSES * SIDE * SIDE].view(CLASSES, -1)[TARGET, between] = 6.0
+
+    finding = auditor(search="sweep").audit(vector)
+
+    assert (finding.labels[0], finding.patches[0].places.tolist()) == (TARGET, between)
 
 
 def test_squares_are_swept_in_bundles_of_any_size(monkeypatch):
