@@ -13,8 +13,9 @@ def cnn(
 ) -> nn.Module:
     """Two convolutions and one hidden layer.
 
-    5x5 convolutions that keep the size, each followed by ReLU and 2x2 max-pooling, then a hidden layer with ReLU and a
-    linear layer: McMahan et al.'s network, made narrower. Filters are laid out *channels last*: on a CPU
+    5x5 convolutions that keep the size, each followed by 2x2 max-pooling and ReLU, then a hidden layer with ReLU and a
+    linear layer: McMahan et al.'s network, made narrower. Pooling before ReLU gives the same values and gradients as
+    after it, to the bit, for a quarter of the ReLU's work. Filters are laid out *channels last*: on a CPU
     training takes two thirds of the time of PyTorch's default order, evaluation half.
 
     Args:
@@ -45,11 +46,11 @@ def cnn(
     channels, height, width = input_shape
     layers = nn.Sequential(
         nn.Conv2d(channels, channels1, kernel_size=5, padding=2),
-        nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(channels1, channels2, kernel_size=5, padding=2),
         nn.ReLU(),
+        nn.Conv2d(channels1, channels2, kernel_size=5, padding=2),
         nn.MaxPool2d(2),  # (channels2, height // 4, width // 4)
+        nn.ReLU(),
         nn.Flatten(),
         nn.Linear(channels2 * (height // 4) * (width // 4), hidden),
         nn.ReLU(),
