@@ -85,6 +85,13 @@ def test_attackers_that_adapt_know_the_rule_that_they_meet(study):
     assert len(cells) == 2 * 6
 
 
+def test_only_a_cnn_meets_a_lighter_back_gradient(study):
+    cells = study.cells_of(study.STUDIES["table1"], "standard", attacks=("back-gradient",), rules=("dfl",), seeds=(0,))
+
+    steps = {cell.model: parse(cell.plan.settings).attack.params["outer_steps"] for cell in cells}
+    assert steps == {"lr": 3, "fc": 3, "cnn": 1}
+
+
 def test_a_study_is_restricted_to_what_is_named(study):
     cells = list(
         study.cells_of(
