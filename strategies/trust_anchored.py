@@ -33,9 +33,11 @@ class TrustAnchored(PeerStrategy[State]):
     one another. Node i keeps an *anchor* :math:`a_i`, trained on its own data alone, every label drawn equally often.
     In each round t, with own half-step :math:`h_i` and own step :math:`u_i^t = \|h_i - \theta_i^t\|`:
 
-    1. The anchor is trained for as long as the half-step was.
+    1. The anchor is trained for as long as the half-step was. If the half-step's accuracy on a few own samples of every
+       label is below ``accuracy_share`` of :math:`\theta_i^t`'s, local training has failed (SGD can leap), and
+       :math:`h_i := \theta_i^t`: measured from a leap, all neighbours are far away.
     2. Neighbour j passes if it is at most ``radius`` times :math:`\max_{s \le t} u_i^s` away (steps shrink as training
-       goes on, distances between honest nodes do not), if its accuracy on a few own samples of every label is at least
+       goes on, distances between honest nodes do not), if its accuracy on the same samples is at least
        :math:`t / (t + 1)` times ``accuracy_share`` of :math:`h_i`'s (a young model of skewed data knows little of other
        labels), and if its *gap* is at most ``largest_gap``. The gap :math:`g_j` is how much more often than the anchor
        :math:`h_j` follows the worst patch that can be found for it (:mod:`~flower_dfl.strategies.trigger_audit`),
@@ -61,7 +63,8 @@ class TrustAnchored(PeerStrategy[State]):
     square, 162 on images of 28 by 28 pixels.
 
     Args:
-        accuracy_share: Least accuracy of a neighbour relative to the own one, after many rounds. In [0, 1].
+        accuracy_share: Least accuracy of a neighbour relative to the own one, after many rounds, and of the half-step
+            relative to the start-of-round model. In [0, 1].
         largest_gap: Largest smoothed gap of a neighbour. In [0, 1].
         memory: Share of the old in a smoothed gap. In [0, 1).
         radius: Largest distance of a neighbour, in units of the longest own step so far. Positive.
@@ -119,13 +122,16 @@ class TrustAnchored(PeerStrategy[State]):
 
     def aggregate(self, inbox: Inbox, state: State, ctx: RoundContext) -> Aggregate[State]:
         """Return the repaired average of those who pass."""
-        learner, data, own = learner_of(ctx), data_of(ctx), inbox.own.vector
+        learner, sample = learner_of(ctx), class_sample(data_of(ctx), self.per_class)
         anchor = self._trained_anchor(inbox, state["anchor"], ctx)
+        own, flags = inbox.own.vector, []
+        if _accuracy(learner, own, sample) < self.accuracy_share * _accuracy(learner, ctx.base, sample):
+            own = ctx.base
+            flags.append("training-failed")
         step = max(state["step"], float((own - ctx.base).double().norm()))
         state = {"anchor": anchor, "gaps": state["gaps"], "step": step}
         if not inbox.received:
-            return Aggregate(own.clone(), state, {inbox.own.sender: 1.0})
-        sample = class_sample(data, self.per_class)
+            return Aggregate(own.clone(), state, {inbox.own.sender: 1.0}, flags=tuple(flags))
         auditor = Auditor(
             learner, anchor, sample, pixels=self.pixels, generator=ctx.generator(self.AUDIT), search=self.search
         )
@@ -143,6 +149,8 @@ class TrustAnchored(PeerStrategy[State]):
         moved = float((vector - own).double().norm()) > _UNMOVED * float(own.double().norm())
         finding = auditor.audit(vector)
         repaired = self._repaired(vector, finding, auditor, ctx) if moved else vector
+        if repaired is not vector:
+            flags.append("repaired")
         return Aggregate(
             repaired,
             state | {"gaps": state["gaps"] | gaps},
@@ -152,7 +160,7 @@ class TrustAnchored(PeerStrategy[State]):
                 "distance": by_sender(inbox, 0.0, distances / max(step, torch.finfo(torch.float64).tiny)),
                 "gap": {inbox.own.sender: finding.gap} | gaps,
             },
-            flags=() if repaired is vector else ("repaired",),
+            flags=tuple(flags),
         )
 
     def _smoothed(
