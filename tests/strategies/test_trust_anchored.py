@@ -271,6 +271,22 @@ def test_the_accuracy_that_is_asked_for_grows():
     assert weights == [0.5, 0.0]
 
 
+@pytest.mark.parametrize(("accuracy_share", "failed"), [(0.75, True), (0.6, False)])
+def test_a_half_step_that_training_spoiled_is_replaced_by_the_model_it_started_from(accuracy_share, failed):
+    # right for two labels of three, where the start was right for all; whoever is near the start is far from it
+    start, spoiled, neighbour = clean(seed=1), clean(seed=2), clean(seed=3)
+    spoiled[: CLASSES * SIDE * SIDE].view(CLASSES, -1)[TARGET, 12:18] = -4.0
+    state = {"anchor": clean(), "gaps": {}, "step": 2.0}
+    rule = TrustAnchored(per_class=10, pixels=4, accuracy_share=accuracy_share)
+
+    result = run([neighbour], own=spoiled, base=start, state=state, strategy=rule)
+
+    assert result.flags == (("training-failed",) if failed else ())
+    assert result.weights == ({0: 0.5, 1: 0.5} if failed else {0: 1.0, 1: 0.0})
+    assert torch.allclose(result.vector, (start + neighbour) / 2 if failed else spoiled)
+    assert result.state["step"] == pytest.approx(2.0 if failed else float((spoiled - start).norm()))
+
+
 def test_gaps_are_remembered_so_that_a_backdoor_cannot_pause():
     # 1.0 in round 1 from a start of 0.1: 0.37; then clean: 0.7 * 0.37 = 0.259, 0.1813, under 0.2
     first = run([backdoored()])
