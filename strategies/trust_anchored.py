@@ -35,7 +35,7 @@ class TrustAnchored(PeerStrategy[State]):
 
     1. The anchor is trained for as long as the half-step was. If the half-step's accuracy on a few own samples of every
        label is below ``accuracy_share`` of :math:`\theta_i^t`'s, local training has failed (SGD can leap), and
-       :math:`h_i := \theta_i^t`: measured from a leap, all neighbours are far away.
+       :math:`h_i := \theta_i^t` (flag ``training-failed``): measured from a leap, all neighbours are far away.
     2. Neighbour j passes if it is at most ``radius`` times :math:`\max_{s \le t} u_i^s` away (steps shrink as training
        goes on, distances between honest nodes do not), if its accuracy on the same samples is at least
        :math:`t / (t + 1)` times ``accuracy_share`` of :math:`h_i`'s (a young model of skewed data knows little of other
@@ -51,7 +51,7 @@ class TrustAnchored(PeerStrategy[State]):
        to a patch stays as it is, so that a false alarm costs little, and the node stays near its honest neighbours,
        from which mixing with the anchor would drive it away.
 
-    Needs no Byzantine budget. Where nobody passes, and with an empty inbox, the node stays at its own half-step. Honest
+    Needs no Byzantine budget. Where nobody passes, and with an empty inbox, the node stays at :math:`h_i`. Honest
     nodes should train with ``train.sampling = "class-balanced"``: gaps between models trained on skewed data are large
     without any backdoor.
 
@@ -124,10 +124,8 @@ class TrustAnchored(PeerStrategy[State]):
         """Return the repaired average of those who pass."""
         learner, sample = learner_of(ctx), class_sample(data_of(ctx), self.per_class)
         anchor = self._trained_anchor(inbox, state["anchor"], ctx)
-        own, flags = inbox.own.vector, []
-        if _accuracy(learner, own, sample) < self.accuracy_share * _accuracy(learner, ctx.base, sample):
-            own = ctx.base
-            flags.append("training-failed")
+        own, accuracy = self._measure(inbox.own.vector, sample, ctx)
+        flags = [] if own is inbox.own.vector else ["training-failed"]
         step = max(state["step"], float((own - ctx.base).double().norm()))
         state = {"anchor": anchor, "gaps": state["gaps"], "step": step}
         if not inbox.received:
@@ -136,10 +134,10 @@ class TrustAnchored(PeerStrategy[State]):
             learner, anchor, sample, pixels=self.pixels, generator=ctx.generator(self.AUDIT), search=self.search
         )
         rows = [update.vector for update in inbox.received]
-        accuracies = torch.tensor([_accuracy(learner, row, sample) for row in (own, *rows)], dtype=torch.float64)
+        accuracies = torch.tensor([_accuracy(learner, row, sample) for row in rows], dtype=torch.float64)
         distances = distances_to(own, rows)
         share = self.accuracy_share * ctx.round / (ctx.round + 1)
-        able = (accuracies[1:] >= share * accuracies[0]) & (distances <= self.radius * step)
+        able = (accuracies >= share * accuracy) & (distances <= self.radius * step)
         gaps = self._smoothed(inbox, able, auditor, state["gaps"])
         passed = torch.tensor(
             [bool(fit) and gaps[u.sender] <= self.largest_gap for u, fit in zip(inbox.received, able, strict=True)]
@@ -156,12 +154,17 @@ class TrustAnchored(PeerStrategy[State]):
             state | {"gaps": state["gaps"] | gaps},
             by_sender(inbox, weight, passed * weight),
             scores={
-                "accuracy": by_sender(inbox, float(accuracies[0]), accuracies[1:]),
+                "accuracy": by_sender(inbox, accuracy, accuracies),
                 "distance": by_sender(inbox, 0.0, distances / max(step, torch.finfo(torch.float64).tiny)),
                 "gap": {inbox.own.sender: finding.gap} | gaps,
             },
             flags=tuple(flags),
         )
+
+    def _measure(self, half_step: Tensor, sample: LabelledData, ctx: RoundContext) -> tuple[Tensor, float]:
+        """Return what neighbours are measured by and its accuracy: the half-step, or where it began if spoiled."""
+        reached, began = (_accuracy(learner_of(ctx), vector, sample) for vector in (half_step, ctx.base))
+        return (ctx.base, began) if reached < self.accuracy_share * began else (half_step, reached)
 
     def _smoothed(
         self, inbox: Inbox, able: Tensor, auditor: Auditor, before: Mapping[NodeId, float]
