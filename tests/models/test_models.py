@@ -2,6 +2,7 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.models.cnn import cnn
@@ -34,6 +35,24 @@ def test_parameter_counts_follow_from_the_layers():
     assert size(cnn((3, 32, 32), 10, channels1=6, channels2=8, hidden=20)) == (
         (6 * 3 * 25 + 6) + (8 * 6 * 25 + 8) + (8 * 8 * 8 * 20 + 20) + 210
     )
+
+
+def test_pooling_before_relu_changes_no_bit_of_a_training_step():
+    torch.manual_seed(0)
+    ours = cnn((1, 9, 12), 4, channels1=3, channels2=5, hidden=7)
+    conv1, pool1, relu1, conv2, pool2, relu2, *rest = ours
+    published = nn.Sequential(conv1, relu1, pool1, conv2, relu2, pool2, *rest)
+    inputs, labels = torch.randn(16, 1, 9, 12), torch.arange(16) % 4
+
+    scores, slopes = [], []
+    for model in (ours, published):
+        scores.append(model(inputs))
+        slopes.append(torch.autograd.grad(nn.functional.cross_entropy(scores[-1], labels), list(ours.parameters())))
+
+    assert [type(layer) for layer in (relu1, pool1, relu2, pool2)] == [nn.ReLU, nn.MaxPool2d] * 2
+    assert torch.equal(*scores)
+    assert all(torch.equal(a, b) for a, b in zip(*slopes, strict=True))
+    assert all(slope.any() for slope in slopes[0])
 
 
 def test_logistic_regression_is_linear_in_its_input():
