@@ -282,6 +282,7 @@ def test_a_half_step_that_training_spoiled_is_replaced_by_the_model_it_started_f
     result = run([neighbour], own=spoiled, base=start, state=state, strategy=rule)
 
     assert result.flags == (("training-failed",) if failed else ())
+    assert result.scores["accuracy"][0] == pytest.approx(1.0 if failed else 2 / 3)
     assert result.weights == ({0: 0.5, 1: 0.5} if failed else {0: 1.0, 1: 0.0})
     assert torch.allclose(result.vector, (start + neighbour) / 2 if failed else spoiled)
     assert result.state["step"] == pytest.approx(2.0 if failed else float((spoiled - start).norm()))
