@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parents[2] / "experiments" / "dfl_dual"
 @pytest.fixture
 def study(monkeypatch):
     monkeypatch.syspath_prepend(HERE)
-    names = ("study", "published", "reporting", "running", "dummies", "features")
+    names = ("study", "published", "reporting", "running", "dummies", "features", "patches")
     before = {name: sys.modules.pop(name, None) for name in names}
     import study
 
@@ -231,6 +231,25 @@ def test_nearest_is_one_for_an_image_that_was_trained_on(study):
     assert nearest(2 * real[:1] + 3, torch.tensor([0]), real, labels) == pytest.approx(1.0)
     assert nearest(-real[:1], torch.tensor([0]), real, labels) == pytest.approx(1 / 3)  # the other image of label 0
     assert nearest(real[2:], torch.tensor([0]), real, labels) == pytest.approx(1 / 3**0.5)  # not the one of label 1
+
+
+def test_both_searches_find_a_backdoor_and_nothing_in_the_trusted_model_itself(study, tmp_path, monkeypatch, capsys):
+    import patches
+
+    def found(attack, rule):
+        options = ["--profile", "smoke", "--data", "fashion-mnist-mini", "--model", "lr", "--jobs", "1"]
+        which = ["--attack", attack, "--rule", rule, "--results-dir", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["patches.py", *options, *which])
+        patches.main()
+        head, _, *lines = capsys.readouterr().out.splitlines()
+        assert head == "| node | trigger works on | largest gap, slopes | largest gap, sweep |"
+        cells = [line.strip("| ").split(" | ") for line in lines]
+        assert [node for node, *_ in cells] == ["0", "1", "2", "3"]  # the honest ones
+        return [shares for _, *shares in cells]
+
+    for shares in found("scaling", "dfl"):
+        assert min(float(share.removesuffix("%")) for share in shares) > 40
+    assert found("none", "local-only") == [["-", "0.0%", "0.0%"]] * 4
 
 
 def test_one_command_makes_a_table_and_its_figure(tmp_path):
