@@ -17,7 +17,7 @@ from flower_dfl.figures.series import ROUND, Line, Panel, Point, with_parameters
 from flower_dfl.records import read_lines
 from flower_dfl.sweeps.cells import Cell, read_summary
 
-__all__ = ["Result", "read_results", "write_study"]
+__all__ = ["Result", "comparable", "read_results", "write_study"]
 
 _SUMMARISED = ("anchored", "anchored80", "frontier", "held-out")
 
@@ -63,17 +63,26 @@ def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Pat
 
 
 def _figure(name: str, results: Sequence[Result]) -> Figure | None:
-    if name == "frontier" and results:
-        rules = {r.cell.rule for r in results}
-        met = {attack for attack in {r.cell.attack for r in results}
-               if {r.cell.rule for r in results if r.cell.attack == attack} == rules}  # fmt: skip
-        fair = [r for r in results if r.cell.attack in met]
+    if name == "frontier" and (fair := comparable(results)):
         cells = [with_parameters(Cell(r.cell.plan.name, r.folder, r.cell.plan.settings, r.summary)) for r in fair]
-        return draw_frontier(standings(cells), len(met - {"none"}), len({r.cell.seed for r in fair}))
+        attacks, seeds = {r.cell.attack for r in fair}, {r.cell.seed for r in fair}
+        return draw_frontier(standings(cells), len(attacks - {"none"}), len(seeds))
     if name in _FIGURES:
         x, label, panels = _FIGURES[name](results)
         return draw_lines(panels, x, label, "rule", "min-max") if panels else None
     return None
+
+
+def comparable(results: Sequence[Result]) -> list[Result]:
+    """Return the results of those attacks and seeds that every rule has met: with others, rules cannot be compared."""
+    rules = {r.cell.rule for r in results}
+    met: dict[tuple[str, int], set[str]] = {}
+    for result in results:
+        met.setdefault((result.cell.attack, result.cell.seed), set()).add(result.cell.rule)
+    full = {pair for pair, who in met.items() if who == rules}
+    attacks = {attack for attack, _ in full}
+    seeds = {seed for _, seed in full if attacks <= {a for a, s in full if s == seed}}
+    return [r for r in results if r.cell.attack in attacks and r.cell.seed in seeds]
 
 
 def _table(name: str, cells: Sequence[StudyCell], results: Sequence[Result]) -> str:

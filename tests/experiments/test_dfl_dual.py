@@ -172,6 +172,22 @@ def test_the_worst_of_all_attacks_stands_above_the_table(study, tmp_path):
     )
 
 
+def test_rules_are_compared_on_attacks_and_seeds_that_all_of_them_have_met(study, tmp_path):
+    import reporting
+
+    wanted = study.cells_of(study.STUDIES["frontier"], "standard", rules=("krum", "median"), seeds=(0, 1, 2))
+    cells = {(cell.rule, cell.attack, cell.seed): cell for cell in wanted}
+    both = [(rule, attack, 0) for rule in ("krum", "median") for attack in ("none", "backdoor")]
+    alone = [("krum", "drip 0.4", 0), ("krum", "none", 1), ("krum", "backdoor", 1), ("median", "none", 1)]
+    only_none = [("krum", "none", 2), ("median", "none", 2)]
+    run = [cells[key] for key in (*both, *alone, *only_none)]
+
+    fair = reporting.comparable([reporting.Result(cell, tmp_path, {}) for cell in run])
+
+    assert [(r.cell.rule, r.cell.attack, r.cell.seed) for r in fair] == both
+    assert reporting.comparable([]) == []
+
+
 @pytest.mark.parametrize(("honest", "byzantine", "separated"), [(0.9, 0.1, 1.0), (0.1, 0.9, 0.0), (0.5, 0.5, 0.5)])
 def test_a_feature_separates_who_looks_worse(study, tmp_path, honest, byzantine, separated):
     import features
