@@ -137,3 +137,26 @@ def test_every_transport_and_number_of_workers_gives_the_bytes_of_the_local_engi
     assert len(list(witnesses.iterdir())) == workers
     states = [json.loads((run / "checkpoint/state-4/manifest.json").read_text()) for run in (expected, folder)]
     assert states[0]["files"] == states[1]["files"]
+
+
+def test_a_convolutional_network_and_its_inversion_give_the_bytes_of_the_local_engine(tmp_path: Path, cluster):
+    """One rounding anywhere would grow: ten steps of inversion multiply it a hundred thousand times."""
+    convolutional = {
+        "num-nodes": 4,
+        "num-byzantine": 1,
+        "num-rounds": 2,
+        "topology.name": "complete",
+        "strategy.name": "dfl-dual",
+        "attack.name": "scaling",
+        "model.name": "cnn",
+        "model.params": {"channels1": 4, "channels2": 8, "hidden": 16},
+        "data.num-train": 200,
+        "data.num-test": 50,
+    }
+    config = parse(convolutional)
+    local, flower = new_folder(tmp_path, "local"), new_folder(tmp_path, "flower")
+
+    run_local(config, local)
+    run_flower(config, flower, cpus_per_node=2, ray_address=cluster.address)
+
+    assert_same_bytes(local, flower, config.num_nodes)
