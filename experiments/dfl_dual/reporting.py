@@ -126,8 +126,8 @@ def _table(name: str, cells: Sequence[StudyCell], results: Sequence[Result]) -> 
 def _summary(groups: Mapping[tuple[str, ...], Sequence[Result]]) -> list[str]:
     """Return a table of every rule's worst cases over the attacks, each a mean over seeds and its worst seed."""
     lines = [
-        "| data | model | setting | rule | accuracy, no attack | lowest accuracy under attack | highest ASR |",
-        "|---|---|---|---|---|---|---|",
+        "| data | model | setting | rule | seeds | accuracy, no attack | lowest accuracy under attack | highest ASR |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for data, model, variation, rule in dict.fromkeys((d, m, v, r) for d, m, v, _, r in groups):
         attacks = {
@@ -140,7 +140,9 @@ def _summary(groups: Mapping[tuple[str, ...], Sequence[Result]]) -> list[str]:
         rates = {
             name: found for name, group in attacks.items() if (found := _values(group, "attack_success_rate_mean"))
         }
-        row = [data, model, variation, rule, _spread(calm, "honest_accuracy_mean", min)]
+        counts = sorted({len(group) for group in (calm, *attacks.values()) if group})
+        seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        row = [data, model, variation, rule, seeds, _spread(calm, "honest_accuracy_mean", min)]
         if accuracies:
             lowest = min(accuracies, key=lambda name: fmean(accuracies[name]))
             row.append(f"{_spread(attacks[lowest], 'honest_accuracy_mean', min)}, {lowest}")

@@ -157,19 +157,19 @@ def test_the_worst_of_all_attacks_stands_above_the_table(study, tmp_path):
     attacks = {"none": (0.9, None), "backdoor": (0.7, 0.1), "label-flip": (0.6, None), "drip 0.4": (0.8, 0.3)}
     cells = list(
         study.cells_of(
-            study.STUDIES["frontier"], "standard", attacks=tuple(attacks), rules=("trust-anchored",), seeds=(0,)
+            study.STUDIES["frontier"], "standard", attacks=tuple(attacks), rules=("trust-anchored",), seeds=(0, 1)
         )
     )
     for cell in cells:
+        if cell.seed == 1 and cell.attack != "none":
+            continue
         accuracy, rate = attacks[cell.attack]
         complete(tmp_path, cell, honest_accuracy_mean=accuracy, attack_success_rate_mean=rate)
 
     path = reporting.write_study("frontier", cells, tmp_path, tmp_path / "out")[0]
 
-    assert (
-        "| fashion-mnist | fc |  | trust-anchored | 90.0 (90.0) | 60.0 (60.0), label-flip | 30.0 (30.0), drip 0.4 |"
-        in path.read_text(encoding="utf-8")
-    )
+    worst = "90.0 ± 0.0 (90.0) | 60.0 (60.0), label-flip | 30.0 (30.0), drip 0.4 |"
+    assert f"| fashion-mnist | fc |  | trust-anchored | 1 to 2 | {worst}" in path.read_text(encoding="utf-8")
 
 
 def test_rules_are_compared_on_attacks_and_seeds_that_all_of_them_have_met(study, tmp_path):
