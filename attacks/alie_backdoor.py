@@ -111,9 +111,10 @@ def _message(attack: AlieBackdoor, view: AttackView, ctx: AttackContext) -> Tens
     mine = next(k for k, update in enumerate(view.byzantine) if update.sender == view.own.sender)
     vector = attack.backdoored(view.own, view.byzantine_data[mine], ctx)
     message = torch.empty_like(vector)
+    colluders = [update for update in view.byzantine if bool(torch.isfinite(update.vector).all())] or [view.own]
     for part in columns(len(vector)):
         clean = view.own.vector[part].double()
-        seen = torch.stack([update.vector[part] for update in view.byzantine]).double()  # (b, block)
+        seen = torch.stack([update.vector[part] for update in colluders]).double()  # (b, block)
         spread, mean = torch.std_mean(seen, dim=0, correction=0)
         wanted = clean + attack.boost * (vector[part].double() - clean)
         message[part] = wanted.clamp(mean - attack.z * spread, mean + attack.z * spread)

@@ -151,7 +151,7 @@ class RuleInTheLoop(Attack):
                 honest=frozenset(ctx.neighbours) - ctx.byzantine if Need.HONEST_NODES in needs else None,
             )
             try:
-                return self.rule.aggregate(inbox, self.rule.init(own.vector), context).weights
+                return self.rule.aggregate(inbox, self.rule.init(context.base), context).weights
             except ByzantineBudgetError:
                 if budget == 0:
                     raise

@@ -74,7 +74,7 @@ class TrainConfig:
         batch_size: Mini-batch size.
         momentum: Momentum, forgotten between rounds.
         sampling: ``shuffle`` goes through the data once an epoch; ``class-balanced`` draws every class equally often,
-            with replacement and for the same number of steps.
+            with replacement and for the same number of steps; attackers by the classes before they poison their data.
         device: ``auto`` (CUDA where the worker has it), or a torch device.
     """
 

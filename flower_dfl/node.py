@@ -401,11 +401,14 @@ def _train(
     experiment: Experiment, node: NodeId, round: int, start: ModelState
 ) -> tuple[Update, tuple[torch.Tensor, ...]]:
     config, data = experiment.config, experiment.shards[node]
+    clean = data.labels
     if experiment.attack is not None and experiment.is_attacker(node):
         load_buffers(experiment.module, start.buffers, ())
         data = experiment.attack.poison(data, attack_context(experiment, node, round, start.vector))
     batches = randomness.generator(config.seed, "batches", round, node)
-    trained = train(experiment.module, start, data, config.train, batches)
+    # drawn evenly by poisoned labels, a backdoor's samples would be one label among ten, however many they are
+    strata = clean if len(data) == len(clean) else data.labels
+    trained = train(experiment.module, start, data, config.train, batches, strata=strata)
     half_step = Update(
         sender=node,
         round=round,

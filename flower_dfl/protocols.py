@@ -75,7 +75,10 @@ class Attack(Protocol):
         return None
 
     def poison(self, data: LabelledData, ctx: AttackContext) -> LabelledData:
-        """Return the data that the attacker trains on: data poisoning."""
+        """Return the data that the attacker trains on: data poisoning.
+
+        Where these are as many samples as before, class-balanced sampling draws them by the labels that they had.
+        """
         del ctx
         return data
 

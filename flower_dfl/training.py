@@ -64,7 +64,13 @@ def resolve_device(name: str) -> torch.device:
 
 
 def train(
-    module: nn.Module, state: ModelState, data: LabelledData, config: TrainConfig, generator: torch.Generator
+    module: nn.Module,
+    state: ModelState,
+    data: LabelledData,
+    config: TrainConfig,
+    generator: torch.Generator,
+    *,
+    strata: Tensor | None = None,
 ) -> ModelState:
     """Run local epochs of mini-batch SGD from ``state`` and return the half-step.
 
@@ -74,13 +80,15 @@ def train(
         data: The node's training data.
         config: Learning rate, epochs, batch size, momentum and sampling.
         generator: Draws the batches.
+        strata: Labels ``(n,)`` by which class-balanced sampling draws, if not those of ``data``.
     """
+    strata = data.labels if strata is None else strata
     state.load(module)
     module.train()
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum)
     for _ in range(config.epochs):
-        for batch in _epoch(data.labels, config, generator):
+        for batch in _epoch(strata, config, generator):
             optimizer.zero_grad()
             loss = F.cross_entropy(module(data.inputs[batch]), data.labels[batch])
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated

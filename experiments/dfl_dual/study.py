@@ -326,7 +326,9 @@ def cells_of(
             continue
         asked: dict[str, Any] = {**study.common, **changes, **RULES[rule]}
         if attack == "rule-in-the-loop":  # it has the receiver's own rule
-            asked["attack.params"] = {"rule": asked["strategy.name"], "steps": 4}
+            name_of_rule, params = asked["strategy.name"], asked.get("strategy.params")
+            own_rule = {"name": name_of_rule, "params": params} if params else name_of_rule
+            asked["attack.params"] = {"rule": own_rule, "steps": 4}
         varied = [variation] if any(BASE.get(key) != value for key, value in changes.items()) else []
         title = ", ".join([name, model, *varied, *study.title, attack, rule, f"seed {seed}"])
         plan = planned(title, profile, name, model, attack, seed, asked)
