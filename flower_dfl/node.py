@@ -134,7 +134,7 @@ def play(experiment: Experiment, node: NodeId, message: int, transport: Transpor
         half_step, integers, seconds["train"] = _timed(_train, experiment, node, message, start)
         if not experiment.is_attacker(node):
             if transport.shares_digests:
-                half_step, seconds["digest"] = _timed(_with_digest, experiment, half_step)
+                half_step, seconds["digest"] = _timed(_with_digest, experiment, half_step, half_step.round)
             letter = _as_letter(experiment, half_step)
             letters = dict.fromkeys(sorted(experiment.network.links(message).neighbours[node]), letter)
         elif attack is not None and attack.knowledge is Knowledge.LOCAL:
@@ -207,8 +207,8 @@ def receive(
     received, rejected = screen(letters, expected)
     mixing = links.mixing_weights(node)
     if not experiment.is_attacker(node) and all_finite(own.vector):
-        own = _with_digest(experiment, own)
-        received = tuple(_with_digest(experiment, update) for update in received)
+        own = _with_digest(experiment, own, round)
+        received = tuple(_with_digest(experiment, update, round) for update in received)
     inbox = Inbox(
         own=own if with_base else replace(own, base=None),
         received=received,
@@ -439,21 +439,24 @@ def _attack_letters(
         if letter is None:
             letter = replace(view.own, vector=vector)
             if transport.shares_digests and _is_well_formed(vector, view.own.vector):
-                letter = _with_digest(experiment, letter)
+                letter = _with_digest(experiment, letter, letter.round)
             letter = _as_letter(experiment, letter)
             distinct.append(letter)
         letters[receiver] = letter
     return letters
 
 
-def _with_digest(experiment: Experiment, update: Update) -> Update:
-    """Attach the rule's digest of a message, unless it has one."""
-    if update.digest is not None:
+def _with_digest(experiment: Experiment, update: Update, round: int) -> Update:
+    """Attach the rule's digest of a message, unless it has one.
+
+    Digests can be compared if they were made with the draws of one round: that of a late message is made anew.
+    """
+    if update.digest is not None and update.round == round:
         return update
     config, needs = experiment.config, experiment.strategy.needs
     load_buffers(experiment.module, update.buffers, ())
     context = DigestContext(
-        update.round,
+        round,
         config.num_rounds,
         config.train.lr,
         experiment.num_steps,

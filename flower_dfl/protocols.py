@@ -46,7 +46,8 @@ class PeerStrategy(Protocol[StateT]):
     def digest(self, update: Update, ctx: DigestContext) -> Tensor | None:
         """Return a pure function of one message and the round, never of the receiver; None if the rule has none.
 
-        An engine may compute it once for each distinct message and hand it to all receivers.
+        An engine may compute it once for each distinct message and hand it to all receivers; that of a late message is
+        computed anew in the round in which it arrives.
         """
         del update, ctx
         return None

@@ -113,7 +113,8 @@ def dual_decision(
         wasserstein: Eq. 6, ``(n, n)``; None leaves the data domain out (the paper's *w/o WD*).
         own: Row of the node itself.
         alpha: Weight of the model domain. ``auto`` is median(W) / median(E) over the pairs: an equal say for both.
-        c1: Upper bound of D: a number, or ``"x median"`` for x times the median of D over the pairs.
+        c1: Upper bound of D: a number, ``"x median"`` for x times the median of D over the pairs, or ``"x nearest"`` for
+            x times the distance from the node to its nearest neighbour; none where that is 0.
         c2: Upper bound of the divergence ratio, above 1.
         q: Whether eq. 13 sums (as printed) or averages over the trusted cluster.
         base: Compare updates relative to this vector instead of models in eq. 8.
@@ -130,7 +131,7 @@ def dual_decision(
     distances = pairwise_distances(rows, own).cpu()
     combined = _combine(distances if euclidean else None, wasserstein, alpha)
     pairs = combined[*torch.triu_indices(len(rows), len(rows), offset=1)]
-    bound = _bound(c1, _median(pairs))
+    bound = _bound(c1, combined, own)
     clipped = bool((pairs >= bound).all()) and len(rows) > 2 and bool((pairs > 0).any())
     combined = combined.clamp(max=bound).fill_diagonal_(0)
     return select_trusted(
@@ -241,17 +242,24 @@ def _median(values: Tensor) -> float:
     return float(np.median(values.numpy())) if len(values) else 0.0
 
 
-def _bound(c1: float | str, median: float) -> float:
-    if isinstance(c1, str):
-        return _median_factor(c1) * median
-    return float(c1)
+def _bound(c1: float | str, distance: Tensor, own: int) -> float:
+    """Return the bound of eq. 7; none where what it is a multiple of is 0, since nobody could be told apart below it."""
+    if not isinstance(c1, str):
+        return float(c1)
+    factor, unit = _multiple(c1)
+    if unit == "median":
+        measure = _median(distance[*torch.triu_indices(len(distance), len(distance), offset=1)])
+    else:
+        others = [float(value) for k, value in enumerate(distance[own]) if k != own]
+        measure = min(others, default=0.0)
+    return factor * measure if measure > 0 else math.inf
 
 
-def _median_factor(text: str) -> float:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s+median\s*", text)
+def _multiple(text: str) -> tuple[float, str]:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s+(median|nearest)\s*", text)
     if match is None:
-        raise ConfigurationError(f'c1 must be a positive number or "x median", got {text!r}')
-    return float(match[1])
+        raise ConfigurationError(f'c1 must be a positive number, "x median" or "x nearest", got {text!r}')
+    return float(match[1]), match[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +293,11 @@ class DflDual(PeerStrategy[None]):
         inversion_lr: Their size, 0.3 or 0.1. Positive.
         per_class: Dummy samples a class (the paper: 10 for MNIST, 5 for CIFAR-10). Positive.
         alpha: Weight of the model domain; ``auto`` gives both domains the same median.
-        c1: Bound of the distance, positive: a number, or ``"x median"``. ``"1.5 median"`` or infinity.
-        c2: Bound of the divergence, above 1: 1.5 or 10. Large values let the mildest attacker in.
+        c1: Bound of the distance, positive: a number, ``"x median"`` of all pairs, or ``"x nearest"`` of the distance to
+            the nearest neighbour. ``"1.5 median"`` or infinity. Where most pairs are pairs of colluders that are alike
+            (8 Byzantine nodes of 10 on a complete graph), the median is theirs, and everybody else is clipped and
+            accepted; ``"10 nearest"`` and infinity are not moved by them.
+        c2: Bound of the divergence, finite and above 1: 1.5 or 10. Large values let the mildest attacker in.
         q: ``mean`` or ``sum`` of eq. 13.
         trust_space: Eq. 8 compares ``model`` (as printed) or ``update`` (fails: honest updates are near orthogonal).
         include_own: Always keep the own model; true or false.
@@ -331,10 +342,12 @@ class DflDual(PeerStrategy[None]):
         for name in ("s", "iterations", "inversion_lr", "per_class"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigurationError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        if not (_median_factor(self.c1) if isinstance(self.c1, str) else self.c1) > 0:
+        if not (_multiple(self.c1)[0] if isinstance(self.c1, str) else self.c1) > 0:
             raise ConfigurationError(f"c1 must be positive, got {self.c1}")
-        if not self.c2 > 1:
-            raise ConfigurationError(f"c2 must be above 1, otherwise everybody is accepted, got {self.c2}")
+        if not 1 < self.c2 < float("inf"):
+            raise ConfigurationError(
+                f"c2 must be finite and above 1, otherwise everybody is accepted, got {self.c2}"
+            )
         if self.alpha != "auto" and not 0 <= self.alpha < float("inf"):
             raise ConfigurationError(f'alpha must be "auto" or a non-negative number, got {self.alpha}')
 

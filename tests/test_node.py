@@ -221,6 +221,18 @@ class Poisoner(Attack):
 
 
 @dataclass(frozen=True)
+class Repeats(Attack):
+    """Gives all samples one label, and has each of them several times."""
+
+    copies: int
+    knowledge: ClassVar[Knowledge] = Knowledge.LOCAL
+
+    def poison(self, data, ctx):
+        labels = torch.zeros(len(data) * self.copies, dtype=torch.long)
+        return LabelledData(data.inputs.repeat(self.copies, 1), labels, 3, data.input_range)
+
+
+@dataclass(frozen=True)
 class Questioner(Attack):
     """Remembers what it is told, and what the local model says of its own base, when it poisons and when it crafts."""
 
@@ -679,6 +691,23 @@ def test_an_attacker_trains_on_poisoned_data_and_everybody_elses_stay_clean():
     assert not torch.equal(half_steps(clean, [3])[0], half_steps(poisoned, [3])[0])
 
 
+@pytest.mark.parametrize("copies", [1, 2])
+def test_an_attacker_draws_evenly_by_the_labels_from_before_it_poisons(copies):
+    # by poisoned labels all would be of one kind, whatever there was; samples that are added have only those
+    settings = TrainConfig(lr=0.1, batch_size=6, sampling="class-balanced")
+    experiment, transport = build(attack=Repeats(copies), train=settings), History()
+
+    message(experiment, 1, transport)
+
+    clean = experiment.shards[3]
+    strata = clean.labels if copies == 1 else clean.labels[:1].repeat(24)
+    batches = randomness.generator(0, "batches", 1, 3)
+    poisoned = Repeats(copies).poison(clean, None)
+    trained = train(experiment.module, experiment.initial, poisoned, settings, batches, strata=strata)
+    assert torch.equal(half_steps(transport, [3])[0], trained.vector)
+    assert len(clean.labels.unique()) > 1
+
+
 def test_poisoning_leaves_the_attackers_clean_data_alone():
     experiment = build(attack=Poisoner())
     before = experiment.shards[3].labels.clone()
@@ -884,6 +913,21 @@ def test_a_late_message_comes_with_its_own_round_and_counts_if_it_is_not_too_old
     inbox = next(inbox for inbox, context, _ in rule.seen if (context.node, context.round) == (0, 2))
     assert [(u.sender, u.round) for u in inbox.received] == [(2, 2)] + [(3, 1)] * staleness
     assert inbox.rejected == (() if staleness else (Rejection(3, "wrong round"),))
+
+
+@pytest.mark.parametrize("transport", [History, OwnDigests])
+def test_a_late_message_is_digested_in_the_round_in_which_it_is_compared(transport):
+    rule = Spy()
+    experiment, transport = troubled(rule, late_rate=0.35, staleness=1), transport(rounds_kept=2)
+
+    for number in (1, 2, 3):
+        message(experiment, number, transport)
+
+    late = [told.round for sender, told in rule.digested if sender == 3]
+    inbox = next(inbox for inbox, context, _ in rule.seen if (context.node, context.round) == (0, 2))
+    assert (inbox.received[-1].sender, inbox.received[-1].round) == (3, 1)
+    assert torch.equal(inbox.received[-1].digest, inbox.received[-1].vector[:2])
+    assert late.count(2) > 3  # its own of round 2, and at each of the three others what was late
 
 
 def test_a_lost_message_is_missing_in_one_direction_only():

@@ -32,9 +32,9 @@ def numbered(labels):
     return LabelledData(torch.arange(float(len(labels)))[:, None], torch.tensor(labels), 3, (0.0, 1e6))
 
 
-def batches_of(config, labels, seed=0):
+def batches_of(config, labels, seed=0, strata=None):
     module = Recorder()
-    train(module, ModelState.of(module), numbered(labels), config, generator(seed, "batches", 1, 0))
+    train(module, ModelState.of(module), numbered(labels), config, generator(seed, "batches", 1, 0), strata=strata)
     return module.batches
 
 
@@ -99,6 +99,15 @@ def test_class_balanced_sampling_draws_every_class_about_equally_often():
     counts = Counter(labels[index] for index in chain.from_iterable(batches))
 
     assert all(abs(counts[label] - 2000 / 3) < 127 for label in range(3))
+
+
+def test_class_balanced_sampling_draws_by_other_labels_where_they_are_given():
+    strata = [0] * 900 + [1] * 90 + [2] * 10
+    config = TrainConfig(batch_size=50, epochs=2, sampling="class-balanced")
+
+    batches = batches_of(config, [0] * 1000, strata=torch.tensor(strata))
+
+    assert batches == batches_of(config, strata)
 
 
 def test_class_balanced_sampling_takes_as_many_steps_as_shuffling():

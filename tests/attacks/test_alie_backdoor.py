@@ -99,6 +99,13 @@ def test_a_single_attacker_sends_its_clean_half_step(colluders):
     assert torch.equal(send(AlieBackdoor(), colluders[:1]), colluders[0])
 
 
+def test_a_colluder_that_is_not_finite_silences_nobody(colluders):
+    broken = torch.cat([colluders, torch.full_like(colluders[:1], float("nan"))])
+
+    assert torch.equal(send(AlieBackdoor(), broken), send(AlieBackdoor(), colluders))
+    assert not torch.isfinite(send(AlieBackdoor(), broken[[3]], attacker=0)).any()
+
+
 def test_every_receiver_gets_the_same_message_from_a_view_and_others_from_other_views(colluders):
     attack, told = AlieBackdoor(epochs=1), context(0, (0, 1, 2))
     updates = tuple(Update(i, 1, vector, torch.zeros(DIMENSION)) for i, vector in enumerate(colluders))

@@ -141,6 +141,26 @@ def test_the_rule_sees_exactly_what_the_receiver_will_get():
 
 
 @dataclass(frozen=True, slots=True)
+class Started(Within):
+    """Remembers where it starts."""
+
+    def init(self, own):
+        return own
+
+    def aggregate(self, inbox, state, ctx):
+        assert torch.equal(state, ctx.base)
+        return Within.aggregate(self, inbox, state, ctx)
+
+
+def test_the_rules_memory_starts_where_the_receiver_does():
+    honest, base = torch.ones(3, 2), torch.full((2,), 0.5)
+
+    sent = craft(RuleInTheLoop(Started(100.0), LabelFlip()), honest, torch.full((1, 2), 5.0), base=base)
+
+    assert sent.tolist() == [5, 5]
+
+
+@dataclass(frozen=True, slots=True)
 class Digesting(Within):
     """Digests every message, and counts."""
 

@@ -170,6 +170,7 @@ def test_distance_is_balanced_combined_and_clipped_worked_by_hand():
         ({"alpha": 0.0, "c1": INF}, (1, 2, 6)),
         ({"alpha": 2.0, "c1": 9.0}, (7, 9, 9)),
         ({"alpha": 2.0, "c1": "1 median"}, (7, 10, 10)),
+        ({"alpha": 2.0, "c1": "1.2 nearest"}, (7, 8.4, 8.4)),
         ({"alpha": "auto", "c1": "100 median"}, (2.5, 4, 8.5)),
         ({"euclidean": False, "c1": INF}, (1, 2, 6)),
         ({"euclidean": False, "c1": "1.5 median"}, (1, 2, 3)),
@@ -191,6 +192,31 @@ def test_the_ablation_without_the_data_domain(options, distance):
     decision = dual_decision(torch.tensor([[1.0, 0], [4, 0], [1, 4]]), None, 0, **options)
 
     assert torch.allclose(decision.distance, square(*distance))
+
+
+@pytest.mark.parametrize(
+    ("spread", "c1", "kept"),
+    [(0, "1.5 median", 2), (0.01, "10 nearest", 2), (0.01, INF, 2), (0.01, "1.5 median", 10)],
+)
+def test_colluders_that_are_most_pairs_move_the_median_and_not_the_nearest(spread, c1, kept):
+    # 8 of 10, so 28 of 45 pairs: where they differ a little, C1 is that little, and all others are clipped to the same;
+    # where they do not differ at all, there is no bound
+    draw = torch.Generator().manual_seed(0)
+    own = torch.randn(200, generator=draw)
+    honest = own + 0.3 * torch.randn(200, generator=draw)
+    colluders = -own + spread * torch.randn(8, 200, generator=draw)
+
+    decision = dual_decision(torch.cat([own[None], honest[None], colluders]), None, 0, c1=c1)
+
+    assert members_of(decision.selected) == set(range(kept))
+
+
+def test_two_copies_of_the_own_model_stop_nobody():
+    own = torch.tensor([1.0, 2, 3])
+
+    weights = aggregate(DflDual(variant="without-wd", c2=1e6), own, torch.stack([own, own, own + 1, own + 2])).weights
+
+    assert [weight > 0 for weight in weights.values()] == [True, True, True, False, False]
 
 
 def test_without_both_domains_there_is_nothing_to_decide_by():
@@ -295,10 +321,12 @@ def test_an_option_set_to_false_is_not_taken_for_missing():
         ({"c1": 0.0}, r"^c1 must be positive, got 0\.0$"),
         ({"c1": NAN}, r"^c1 must be positive, got nan$"),
         ({"c1": "0 median"}, r"^c1 must be positive, got 0 median$"),
-        ({"c1": "much"}, r"""^c1 must be a positive number or "x median", got 'much'$"""),
-        ({"c1": "-1 median"}, r"""^c1 must be a positive number or "x median", got '-1 median'$"""),
-        ({"c2": 1.0}, r"^c2 must be above 1, otherwise everybody is accepted, got 1\.0$"),
-        ({"c2": NAN}, r"^c2 must be above 1, .* got nan$"),
+        ({"c1": "much"}, r"""^c1 must be a positive number, "x median" or "x nearest", got 'much'$"""),
+        ({"c1": "-1 median"}, r"""^c1 must be a positive number, "x median" or "x nearest", got '-1 median'$"""),
+        ({"c1": "0 nearest"}, r"^c1 must be positive, got 0 nearest$"),
+        ({"c2": INF}, r"^c2 must be finite and above 1, otherwise everybody is accepted, got inf$"),
+        ({"c2": 1.0}, r"^c2 must be finite and above 1, otherwise everybody is accepted, got 1\.0$"),
+        ({"c2": NAN}, r"^c2 must be finite and above 1, .* got nan$"),
         ({"alpha": -1.0}, r"""^alpha must be "auto" or a non-negative number, got -1\.0$"""),
         ({"alpha": INF}, r"non-negative number, got inf$"),
         ({"alpha": NAN}, r"non-negative number, got nan$"),
