@@ -67,7 +67,7 @@ class BackGradient(Attack):
     gamma: Gamma = 1.0
 
     def __post_init__(self) -> None:
-        check_share(self.share)
+        check_share(self.share, "share")
         check_gamma(self.gamma)
         if self.lr != "auto" and not self.lr > 0:
             raise ConfigurationError(f'lr must be "auto" or positive, got {self.lr}')

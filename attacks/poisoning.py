@@ -24,10 +24,10 @@ Gamma: TypeAlias = float | Literal["auto"]
 """A boost, at least 1; ``auto`` is the one that replaces plain averaging."""
 
 
-def check_share(share: float) -> None:
+def check_share(share: float, name: str = "poison_share") -> None:
     """Raise unless a share of poisoned samples is in (0, 1]."""
     if not 0 < share <= 1:
-        raise ConfigurationError(f"poison_share must be in (0, 1], got {share}")
+        raise ConfigurationError(f"{name} must be in (0, 1], got {share}")
 
 
 def check_gamma(gamma: Gamma) -> None:

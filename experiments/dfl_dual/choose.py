@@ -77,12 +77,13 @@ def main() -> None:
         )
         for task, (name, params), attack, seed in product(JUDGED_ON, CONSTANTS.items(), JUDGED_BY, arguments.seeds)
     }
-    found, complete = run_cells(
-        [*rates.values(), *constants.values()], arguments.results_dir / "choose", arguments.jobs
-    )
+    folder = arguments.results_dir / "choose"
+    found, complete = run_cells([*rates.values(), *constants.values()], folder, arguments.jobs)
+    if not complete:
+        missing = len(rates) + len(constants) - len(found)
+        sys.exit(f"{missing} runs failed, so there is nothing to choose from; see {folder.resolve()}, and repeat")
     _print_rates(found, rates, arguments.seeds)
     _print_constants(found, constants, arguments.seeds)
-    sys.exit(0 if complete else 1)
 
 
 def _print_rates(
@@ -117,7 +118,7 @@ def _print_constants(
 
 
 def _mean(found: Found, cells: Sequence[PlannedCell], key: str) -> float:
-    return fmean(float(found[cell.name][key]) for cell in cells if cell.name in found)
+    return fmean(float(found[cell.name][key]) for cell in cells)
 
 
 if __name__ == "__main__":

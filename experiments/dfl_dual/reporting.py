@@ -41,7 +41,7 @@ def read_results(cells: Iterable[StudyCell], folder: Path) -> list[Result]:
 
 
 def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Path) -> list[Path]:
-    """Write a study's table and figure, and return their paths.
+    """Write a study's table and figure, and return their paths; none where there is nothing to write down.
 
     Args:
         name: Name of the study.
@@ -50,6 +50,8 @@ def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Pat
         output: Where to write.
     """
     results = read_results(cells, folder)
+    if not results:
+        return []
     output.mkdir(parents=True, exist_ok=True)
     table = output / f"{name}.md"
     table.write_text(_table(name, cells, results), encoding="utf-8")

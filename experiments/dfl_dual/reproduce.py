@@ -2,7 +2,8 @@
 
 Each table and figure is a set of cells (``study.py``). Cells are run on the local engine, two at a time on two cores;
 interrupt and repeat at will. What is written has, for every entry, the mean over seeds, the sample standard deviation,
-the worst seed and the number of seeds, and the paper's number where it printed one.
+the worst seed and the number of seeds, and the paper's number where it printed one. Options restrict what is run; a
+table always holds all runs of the study that are complete.
 
 Usage: python experiments/dfl_dual/reproduce.py STUDY ... [--profile smoke|standard|paper] [--models M ...]
     [--data D ...] [--attacks A ...] [--rules R ...] [--seeds N ...] [--only-write] [--jobs N] [--results-dir DIR]
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from reporting import write_study
 from running import run_cells
-from study import PROFILES, STUDIES, cells_of
+from study import PROFILES, STUDIES, StudyCell, cells_of
 
 HERE = Path(__file__).resolve().parent
 
@@ -25,11 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("study", nargs="+", choices=list(STUDIES))
     parser.add_argument("--profile", choices=list(PROFILES), default="standard")
-    parser.add_argument("--models", nargs="+", default=[], help="only these")
-    parser.add_argument("--data", nargs="+", default=[], help="only these")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="these instead of the profile's")
-    parser.add_argument("--attacks", nargs="+", default=[], help="only these")
-    parser.add_argument("--rules", nargs="+", default=[], help="only these")
+    parser.add_argument("--models", nargs="+", default=[], help="run only these")
+    parser.add_argument("--data", nargs="+", default=[], help="run only these")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="run these instead of the study's")
+    parser.add_argument("--attacks", nargs="+", default=[], help="run only these")
+    parser.add_argument("--rules", nargs="+", default=[], help="run only these")
     parser.add_argument("--only-write", action="store_true", help="write down what is complete, run nothing")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--results-dir", type=Path, default=Path("runs/dfl_dual"))
@@ -38,15 +39,32 @@ def main() -> None:
 
     chosen = {key: tuple(getattr(arguments, key)) for key in ("models", "data", "attacks", "rules", "seeds")}
     folder = arguments.results_dir / arguments.profile
+    studies = {name: _all_cells(name, arguments.profile, arguments.seeds) for name in arguments.study}
+    for key, attribute in (("models", "model"), ("data", "data"), ("attacks", "attack"), ("rules", "rule")):
+        known = {getattr(cell, attribute) for cells in studies.values() for cell in cells}
+        if unknown := [name for name in chosen[key] if name not in known]:
+            parser.error(f"--{key}: {unknown[0]!r} is in none of these studies; there are {', '.join(sorted(known))}")
     wanted = {name: list(cells_of(STUDIES[name], arguments.profile, **chosen)) for name in arguments.study}
+    if not any(wanted.values()):
+        parser.error("the studies have no run in which all of these meet")
     complete = True
     if not arguments.only_write:
         distinct = {cell.plan.folder: cell.plan for cells in wanted.values() for cell in cells}
         _, complete = run_cells(distinct.values(), folder, arguments.jobs)
-    for name, cells in wanted.items():
-        for path in write_study(name, cells, folder, arguments.output_dir / arguments.profile):
-            print(path)
+    for name, cells in studies.items():
+        written = write_study(name, cells, folder, arguments.output_dir / arguments.profile)
+        if not written:
+            print(f"{name}: no run is complete in {folder.resolve()}; nothing is written", file=sys.stderr)
+        for path in written:
+            print(path.resolve())
+        complete &= bool(written)
     sys.exit(0 if complete else 1)
+
+
+def _all_cells(name: str, profile: str, seeds: list[int]) -> list[StudyCell]:
+    """Return all cells of a study, of its own seeds and those that are asked for."""
+    own = STUDIES[name].seeds or PROFILES[profile].seeds
+    return list(cells_of(STUDIES[name], profile, seeds=tuple(dict.fromkeys((*own, *seeds)))))
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def test_it_follows_the_protocol_unless_it_is_boosted():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"share": 0.0}, "^poison_share must be in"),
+        ({"share": 0.0}, "^share must be in"),
         ({"gamma": 0.0}, "^gamma must be"),
         ({"lr": 0.0}, r'^lr must be "auto" or positive, got 0\.0$'),
         ({"steps": 0}, "^steps and samples must be at least 1 and outer_steps not negative, got 0, 256 and 10$"),

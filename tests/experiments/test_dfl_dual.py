@@ -225,7 +225,36 @@ def test_a_study_whose_runs_fail_says_so(tmp_path):
     )
 
     assert done.returncode == 1
-    assert "0 of 1 runs complete" in (tmp_path / "out" / "standard" / "figure2.md").read_text(encoding="utf-8")
+    nothing = f"figure2: no run is complete in {tmp_path / 'runs' / 'standard'}; nothing is written"
+    assert nothing in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--attacks", "krum-attack"],
+            "--attacks: 'krum-attack' is in none of these studies; there are back-gradient, ",
+        ),
+        (
+            ["--data", "fashionmnist"],
+            "--data: 'fashionmnist' is in none of these studies; there are fashion-mnist, mnist",
+        ),
+        (["--models", "lr", "--data", "fashion-mnist"], "the studies have no run in which all of these meet"),
+    ],
+)
+def test_a_name_that_no_study_has_is_an_error(tmp_path, options, message):
+    command = [sys.executable, str(HERE / "reproduce.py"), "table1", *options, "--only-write"]
+
+    done = subprocess.run(
+        [*command, "--output-dir", str(tmp_path / "out")],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_writing_runs_nothing(tmp_path):
@@ -234,7 +263,7 @@ def test_only_writing_runs_nothing(tmp_path):
 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
 
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1
     assert not (tmp_path / "runs").exists()
 
 
@@ -277,10 +306,15 @@ def test_one_command_makes_a_table_and_its_figure(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(tmp_path / "out" / "smoke" / name) for name in ("figure2.md", "figure2.png")]
     table = (tmp_path / "out" / "smoke" / "figure2.md").read_text(encoding="utf-8")
-    assert "3 of 3 runs complete" in table
+    assert "3 of 9 runs complete" in table
     assert "| fashion-mnist-mini | lr | none | dfl-dual |" in table
     again = subprocess.run(
-        [*command, "--only-write"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        [*command, "--models", "fc", "--only-write"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert again.returncode == 0
     assert (tmp_path / "out" / "smoke" / "figure2.md").read_text(encoding="utf-8") == table
