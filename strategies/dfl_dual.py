@@ -113,8 +113,8 @@ def dual_decision(
         wasserstein: Eq. 6, ``(n, n)``; None leaves the data domain out (the paper's *w/o WD*).
         own: Row of the node itself.
         alpha: Weight of the model domain. ``auto`` is median(W) / median(E) over the pairs: an equal say for both.
-        c1: Upper bound of D: a number, ``"x median"`` for x times the median of D over the pairs, or ``"x nearest"`` for
-            x times the distance from the node to its nearest neighbour; none where that is 0.
+        c1: Upper bound of D: a number, ``"x median"`` for x times the median of D over the pairs, or ``"x nearest"``
+            for x times the distance from the node to its nearest neighbour; none where that is 0.
         c2: Upper bound of the divergence ratio, above 1.
         q: Whether eq. 13 sums (as printed) or averages over the trusted cluster.
         base: Compare updates relative to this vector instead of models in eq. 8.
@@ -243,7 +243,7 @@ def _median(values: Tensor) -> float:
 
 
 def _bound(c1: float | str, distance: Tensor, own: int) -> float:
-    """Return the bound of eq. 7; none where what it is a multiple of is 0, since nobody could be told apart below it."""
+    """Return the bound of eq. 7; none where what it is a multiple of is 0, below which nobody can be told apart."""
     if not isinstance(c1, str):
         return float(c1)
     factor, unit = _multiple(c1)
@@ -293,10 +293,10 @@ class DflDual(PeerStrategy[None]):
         inversion_lr: Their size, 0.3 or 0.1. Positive.
         per_class: Dummy samples a class (the paper: 10 for MNIST, 5 for CIFAR-10). Positive.
         alpha: Weight of the model domain; ``auto`` gives both domains the same median.
-        c1: Bound of the distance, positive: a number, ``"x median"`` of all pairs, or ``"x nearest"`` of the distance to
-            the nearest neighbour. ``"1.5 median"`` or infinity. Where most pairs are pairs of colluders that are alike
-            (8 Byzantine nodes of 10 on a complete graph), the median is theirs, and everybody else is clipped and
-            accepted; ``"10 nearest"`` and infinity are not moved by them.
+        c1: Bound of the distance, positive: a number, ``"x median"`` of all pairs, or ``"x nearest"`` of the distance
+            to the nearest neighbour. ``"1.5 median"`` or infinity. Where most pairs are pairs of colluders that are
+            alike (8 Byzantine nodes of 10 on a complete graph), the median is theirs, and everybody else is clipped
+            and accepted; ``"10 nearest"`` and infinity are not moved by them.
         c2: Bound of the divergence, finite and above 1: 1.5 or 10. Large values let the mildest attacker in.
         q: ``mean`` or ``sum`` of eq. 13.
         trust_space: Eq. 8 compares ``model`` (as printed) or ``update`` (fails: honest updates are near orthogonal).
