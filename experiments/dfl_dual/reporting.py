@@ -99,8 +99,9 @@ def _table(name: str, cells: Sequence[StudyCell], results: Sequence[Result]) -> 
         f"{len(results)} of {len(cells)} runs complete, {seconds / 60:.0f} minutes of one core in all. Accuracy and",
         "attack success rate (ASR) in per cent, honest nodes, after the last round: mean ± sample standard deviation",
         "over seeds (worst seed). Kept: share of honest / Byzantine neighbours with a positive weight, mean over",
-        "rounds and seeds. Paper: its printed accuracy, or accuracy / ASR, for what it calls the same; `?` marks a",
-        "value that cannot be right as printed.",
+        "rounds and seeds. Without an attack all neighbours are honest; accuracy is still that of the nodes which are",
+        "honest under attack. Paper: its printed accuracy, or accuracy / ASR, for what it calls the same; `?` marks",
+        "a value that cannot be right as printed.",
         "",
     ]
     varied = any(key[2] for key in groups)
@@ -111,12 +112,11 @@ def _table(name: str, cells: Sequence[StudyCell], results: Sequence[Result]) -> 
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for key, group in sorted(groups.items(), key=lambda item: _order(item[0], cells)):
         data, model, variation, attack, rule = key
-        kept = [_share(group, part) for part in ("honest_kept", "byzantine_kept")]
         row = [data, model, *([variation] if varied else []), attack, rule]
         row += [
             _spread(group, "honest_accuracy_mean", min),
             _spread(group, "attack_success_rate_mean", max),
-            " / ".join(kept),
+            _kept_by_all(group) if attack == "none" else _kept(group),
             str(len(group)),
             f"{fmean(result.summary['seconds_total'] for result in group):.0f}",
             _paper(data, model, variation, attack, rule),
@@ -172,9 +172,24 @@ def _spread(group: Sequence[Result], key: str, worst: Callable[[list[float]], fl
     return f"{fmean(values):.1f}{spread} ({worst(values):.1f})"
 
 
-def _share(group: Sequence[Result], key: str) -> str:
-    values = _values(group, key)
-    return f"{fmean(values) / 100:.2f}" if values else "-"
+def _kept(group: Sequence[Result]) -> str:
+    values = [_values(group, key) for key in ("honest_kept", "byzantine_kept")]
+    return " / ".join(f"{fmean(found) / 100:.2f}" if found else "-" for found in values)
+
+
+def _kept_by_all(group: Sequence[Result]) -> str:
+    """Return the mean over seeds of the share of all neighbours that the nodes keep whose accuracy is reported."""
+    shares = []
+    for result in group:
+        others = {entry["node"] for entry in read_lines(result.folder / "rounds.jsonl") if entry["byzantine"]}
+        kept = [
+            edge["weight"] > 0
+            for edge in read_lines(result.folder / "edges.jsonl")
+            if edge["receiver"] not in others and edge["sender"] != edge["receiver"]
+        ]
+        if kept:
+            shares.append(fmean(kept))
+    return f"{fmean(shares):.2f}" if shares else "-"
 
 
 def _paper(data: str, model: str, variation: str, attack: str, rule: str) -> str:

@@ -151,6 +151,21 @@ def test_a_table_has_mean_spread_and_worst_seed_and_the_papers_numbers(study, tm
     assert "| 81.0 ± 1.4 (80.0) | 3.0 ± 1.4 (4.0) | 0.95 / 0.10 | 2 | 20 | 98.44 / 2.55 ? |" in row
 
 
+def test_without_an_attack_all_neighbours_are_honest(study, tmp_path):
+    import reporting
+
+    chosen = {"data": ("fashion-mnist",), "models": ("fc",), "rules": ("dfl",), "seeds": (0,)}
+    (cell,) = study.cells_of(study.STUDIES["anchored"], "standard", attacks=("none",), **chosen)
+    kept = [(0, 1, 0.5), (0, 2, 0.5), (0, 0, 0.0), (1, 0, 0.5), (1, 2, 0.0), (2, 0, 0.0), (2, 1, 0.0)]
+    edges = [{"round": 1, "receiver": r, "sender": s, "weight": w, "scores": {}} for r, s, w in kept]
+    complete(tmp_path, cell, edges=edges, byzantine=[2], honest_accuracy_mean=0.9, honest_kept=1.0, byzantine_kept=0.5)
+
+    path = reporting.write_study("anchored", [cell], tmp_path, tmp_path / "out")[0]
+
+    # into nodes 0 and 1 from others: three of four; node 2 would be Byzantine under attack
+    assert "| none | dfl | 90.0 (90.0) | - | 0.75 | 1 |" in path.read_text(encoding="utf-8")
+
+
 def test_the_worst_of_all_attacks_stands_above_the_table(study, tmp_path):
     import reporting
 
