@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flower_dfl.attacks.observation import Weighting, combine, mixing_weights, neighbourhood
+from flower_dfl.attacks.observation import Weighting, combine, mixing_weights, neighbourhood, weight_of_attackers
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId
@@ -47,7 +47,7 @@ class Dissensus(Attack):
         """Return the receiver's half-step minus the scaled honest pull ``(d,)``."""
         rows = {u.sender: u.vector for u in neighbourhood(view, receiver, ctx)}
         weights = mixing_weights(ctx, receiver, self.weights)
-        byzantine = sum(weight for node, weight in weights.items() if node in ctx.byzantine)
+        byzantine = weight_of_attackers(view, weights)
         if receiver not in rows or byzantine == 0:
             return view.own.vector
         shares = {node: -self.epsilon * weights[node] / byzantine for node in rows if node != receiver}

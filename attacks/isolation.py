@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from flower_dfl.attacks.observation import Weighting, combine, mixing_weights, neighbourhood
+from flower_dfl.attacks.observation import Weighting, combine, mixing_weights, neighbourhood, weight_of_attackers
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId
@@ -46,7 +46,7 @@ class Isolation(Attack):
         """Return the message with which the receiver's weighted mean is the target ``(d,)``."""
         members = {u.sender: u for u in neighbourhood(view, receiver, ctx)}
         weights = mixing_weights(ctx, receiver, self.weights)
-        byzantine = sum(weight for node, weight in weights.items() if node in ctx.byzantine)
+        byzantine = weight_of_attackers(view, weights)
         if receiver not in members or byzantine == 0:
             return view.own.vector
         honest = {node: weights[node] for node in members if node != receiver}

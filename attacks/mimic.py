@@ -22,11 +22,13 @@ class Mimic(Attack):
 
     No filter can tell the copy from the original.
 
-    Convention: the copied node is given, or drawn once a run for every receiver, alike for all attackers. The authors
+    Convention: the copied node is given, or drawn with one key a run for every receiver, alike for all attackers. Where
+    the graph changes, so does whom the key means. The authors
     learn a direction in a warm-up and copy the node that lies farthest along it.
 
     Args:
-        target: Honest node that is copied for every receiver; ``random`` draws one of the receiver's honest neighbours.
+        target: Honest node that is copied for every receiver; ``random`` draws one of the receiver's honest neighbours
+            of the round, or of all honest nodes where it has none, as in schedules with one peer a round.
 
     Raises:
         ConfigurationError: ``target`` is not an honest node.
@@ -44,7 +46,7 @@ class Mimic(Attack):
             raise ConfigurationError(f'target must be "random" or a node, got {self.target}')
 
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
-        """Return the copy ``(d,)``; the own half-step if the target has none, or the receiver no honest neighbour."""
+        """Return the copy ``(d,)``; the own half-step if the target has none, or there is nobody to copy."""
         target = self._target(receiver, ctx)
         copied = [u for u in view.honest if u.sender == target and bool(torch.isfinite(u.vector).all())]
         return (copied[0] if copied else view.own).vector.clone()
@@ -54,7 +56,8 @@ class Mimic(Attack):
             if self.target not in ctx.neighbours or self.target in ctx.byzantine:
                 raise ConfigurationError(f"mimic's target must be an honest node, got {self.target}")
             return self.target
-        candidates = sorted(ctx.neighbours[receiver] - ctx.byzantine)
+        near = ctx.neighbours[receiver] - ctx.byzantine
+        candidates = sorted(near or ctx.neighbours.keys() - ctx.byzantine - {receiver})
         if not candidates:
             return None
         key = randomness.generator(ctx.seed, f"mimic/{receiver}")

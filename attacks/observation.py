@@ -29,6 +29,7 @@ __all__ = [
     "neighbourhood",
     "observe",
     "update_columns",
+    "weight_of_attackers",
 ]
 
 Level = Literal["full", "partial"]
@@ -107,6 +108,12 @@ def mixing_weights(ctx: AttackContext, receiver: NodeId, weighting: Weighting) -
     if weighting == "uniform":
         return dict.fromkeys(sorted(around), 1 / (1 + len(around)))
     return {j: 1 / (1 + max(len(around), len(ctx.neighbours[j]))) for j in sorted(around)}
+
+
+def weight_of_attackers(view: AttackView, weights: Mapping[NodeId, float]) -> float:
+    """Return how much of these weights is given to attackers who take part in the round: the others send nothing."""
+    present = {update.sender for update in view.byzantine}
+    return sum(weight for node, weight in weights.items() if node in present)
 
 
 def columns(size: int) -> Iterator[slice]:

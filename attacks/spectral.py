@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flower_dfl.attacks.observation import Weighting, combine, mixing_weights
+from flower_dfl.attacks.observation import Weighting, combine, mixing_weights, weight_of_attackers
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId
@@ -62,7 +62,7 @@ class Spectral(Attack):
         """Return the receiver's half-step, pushed along the Fiedler vector ``(d,)``."""
         rows = {u.sender: u.vector for u in view.honest if bool(torch.isfinite(u.vector).all())}
         weights = mixing_weights(ctx, receiver, self.weights)
-        byzantine = sum(weight for node, weight in weights.items() if node in ctx.byzantine)
+        byzantine = weight_of_attackers(view, weights)
         if receiver not in rows or byzantine == 0 or len(rows) == 1:
             return view.own.vector
         nodes = sorted(rows)

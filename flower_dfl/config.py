@@ -260,10 +260,10 @@ def parse(table: Mapping[str, Any]) -> RunConfig:
     {'c2': 2}
     """
     config = _parse(RunConfig(), nest(table), "")
-    default = DataConfig()
-    if config.data.partition != default.partition and config.data.params == default.params:
-        # Flower's flat tables always carry the default parameters, which belong to the default partition.
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, params={}))
+    default, chosen = DataConfig(), config.data
+    if chosen.partition != default.partition and chosen.params == default.params and ":" not in chosen.partition:
+        # Flower's flat tables always carry the default parameters, which none of our other partitions has.
+        config = dataclasses.replace(config, data=dataclasses.replace(chosen, params={}))
     return config
 
 

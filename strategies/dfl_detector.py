@@ -31,6 +31,8 @@ State: TypeAlias = dict[str, Any]
 Errors: TypeAlias = dict[NodeId, tuple[float, ...]]
 
 _BLOCK = 65_536
+_LARGEST = 1e37
+"""Of an update's coordinates: what is taken from them, twice, is finite in float32 whatever a peer sends."""
 _LEAST_INERTIA = 1e-12
 """Of scores in [0, 1]; keeps the logarithm of a perfect clustering finite."""
 
@@ -202,7 +204,9 @@ class DflDetector(PeerStrategy[State]):
         """Return the uniform mean of everybody who is not suspected."""
         own = inbox.own.sender
         removed = set(state["flagged"]) if self.sticky else set()
-        updates = {u.sender: ctx.base - u.vector for u in inbox.members if u.sender not in removed}
+        updates = {
+            u.sender: (ctx.base - u.vector).clamp(-_LARGEST, _LARGEST) for u in inbox.members if u.sender not in removed
+        }
         surprise = _prediction_errors(state, updates, ctx.base)
         errors = self._remember(state["errors"], surprise)
         suspicion = {sender: sum(errors[sender]) / len(errors[sender]) for sender in updates if sender in errors}

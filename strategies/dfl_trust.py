@@ -9,7 +9,7 @@ from torch import Tensor
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
 from flower_dfl.strategies.clipping import by_sender, distances_to
-from flower_dfl.strategies.kernels import cosines, weighted_mean
+from flower_dfl.strategies.kernels import cosines
 from flower_dfl.types import Aggregate, Inbox, Need, RoundContext
 
 __all__ = ["DflTrust"]
@@ -77,12 +77,14 @@ class DflTrust(PeerStrategy[None]):
         return Aggregate(vector, state, by_sender(inbox, float(shares[0]), shares[1:]), scores)
 
     def _step(self, rows: list[Tensor], shares: Tensor, norms: Tensor, base: Tensor) -> Tensor:
-        r"""Return the result as one mean of the rows and the base, whose coefficients add up to 1."""
+        """Return the start-of-round model plus the step.
+
+        Differences are summed, not rows with coefficients: the coefficient of a tiny update is huge, and would cancel.
+        """
         scaled = torch.where(shares > 0, norms[0] / norms.clamp(min=torch.finfo(norms.dtype).tiny), 1.0)
         coefficients = [self.alpha * c for c in (shares * scaled).tolist()]
-        if self.space == "model":
-            step = (1 - self.alpha) * base.double()
-            for row, coefficient in zip(rows, coefficients, strict=True):
-                step += coefficient * row.double()
-            return step.to(base.dtype)
-        return weighted_mean([base, *rows], [1 - sum(coefficients), *coefficients])
+        start = base.double()
+        origin, reached = (start, start.clone()) if self.space == "update" else (0.0, (1 - self.alpha) * start)
+        for row, coefficient in zip(rows, coefficients, strict=True):
+            reached += coefficient * (row.double() - origin)
+        return reached.to(base.dtype)

@@ -39,10 +39,12 @@ class Sketchguard(PeerStrategy[None]):
               \theta_i^{t+1} = \alpha h_i + \frac{1 - \alpha}{|A_i|} \sum_{j \in A_i} h_j
 
     with the count sketch :math:`y_j` ``(k,)`` of :math:`h_j` (:func:`count_sketch`), whose draws all nodes share in a
-    round. Squared sketch distances are unbiased with a relative standard deviation of about :math:`\sqrt{2 / k}`, so
-    decisions differ from :class:`~flower_dfl.strategies.balance.Balance` only near the bound. Stateless, needs no
-    Byzantine budget. With nobody accepted, and with an empty inbox, the node stays at its own half-step; as for
-    BALANCE, there is no fallback on the nearest neighbour.
+    round. For models that do not depend on these draws squared sketch distances are unbiased with a relative standard
+    deviation of about :math:`\sqrt{2 / k}`, and decisions differ from
+    :class:`~flower_dfl.strategies.balance.Balance` only near the bound. An attacker who knows the draws can add any
+    vector that they map to 0, unseen; none of our attacks does. Stateless, needs no Byzantine budget. With nobody
+    accepted, and with an empty inbox, the node stays at its own half-step; as for BALANCE, there is no fallback on the
+    nearest neighbour.
 
     The sketch is computed from the message itself, never taken from the sender. In the published protocol models are
     fetched from accepted neighbours only; here they have already arrived, and the traffic is that of BALANCE.

@@ -297,6 +297,13 @@ def test_another_partition_keeps_parameters_of_its_own():
     assert parse({"data.partition": "dirichlet", "data.params": "alpha = 0.5"}).data.params == {"alpha": 0.5}
 
 
+def test_a_partition_of_ones_own_keeps_parameters_that_are_the_default_ones_by_chance():
+    own = parse({"data.partition": "my_pkg.parts:deal", "data.params": {"p": 0.8}})
+
+    assert own.data.params == {"p": 0.8}
+    assert parse(flatten(own)) == own
+
+
 def test_the_default_partition_keeps_its_parameters():
     assert parse({"data.num-train": 100}).data.params == {"p": 0.8}
 

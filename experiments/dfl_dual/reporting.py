@@ -11,7 +11,7 @@ from published import PUBLISHED, SUSPICIOUS
 from running import folder_of
 from study import StudyCell
 
-from flower_dfl.figures.frontier import draw_frontier, standings
+from flower_dfl.figures.frontier import count_attacks, draw_frontier, standings
 from flower_dfl.figures.lines import draw_lines
 from flower_dfl.figures.series import ROUND, Line, Panel, Point, with_parameters
 from flower_dfl.records import read_lines
@@ -67,8 +67,7 @@ def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Pat
 def _figure(name: str, results: Sequence[Result]) -> Figure | None:
     if name == "frontier" and (fair := comparable(results)):
         cells = [with_parameters(Cell(r.cell.plan.name, r.folder, r.cell.plan.settings, r.summary)) for r in fair]
-        attacks, seeds = {r.cell.attack for r in fair}, {r.cell.seed for r in fair}
-        return draw_frontier(standings(cells), len(attacks - {"none"}), len(seeds))
+        return draw_frontier(standings(cells), count_attacks(cells), len({r.cell.seed for r in fair}))
     if name in _FIGURES:
         x, label, panels = _FIGURES[name](results)
         return draw_lines(panels, x, label, "rule", "min-max") if panels else None

@@ -107,10 +107,14 @@ def _save_curves(
 
 def _save_frontier(cells: Sequence[Cell], place: Path) -> None:
     with needs_extra("report"):
-        from flower_dfl.figures.frontier import draw_frontier, standings  # noqa: PLC0415 - imports matplotlib
+        from flower_dfl.figures.frontier import (  # noqa: PLC0415 - imports matplotlib
+            count_attacks,
+            draw_frontier,
+            standings,
+        )
         from flower_dfl.figures.style import SUFFIXES, save  # noqa: PLC0415
 
-    seeds, attacks = (len({cell.settings[key] for cell in cells}) for key in ("seed", "attack.name"))
-    figure = draw_frontier(standings(cells), attacks=attacks, seeds=seeds)
+    seeds = len({cell.settings["seed"] for cell in cells})
+    figure = draw_frontier(standings(cells), attacks=count_attacks(cells), seeds=seeds)
     for suffix in SUFFIXES:
         typer.echo(str(save(figure, place / f"frontier{suffix}")))

@@ -19,7 +19,7 @@ from flower_dfl.figures.series import METRICS, differing, value_of
 from flower_dfl.figures.style import BYZANTINE, HONEST, house_style
 from flower_dfl.sweeps.tables import Cell
 
-__all__ = ["Standing", "draw_frontier", "standings"]
+__all__ = ["Standing", "count_attacks", "draw_frontier", "standings"]
 
 _ROOM = 6  # pixels around a point that names keep clear of
 
@@ -48,8 +48,8 @@ def standings(cells: Sequence[Cell]) -> tuple[Standing, ...]:
         cells: Completed runs with parameters as settings, see :func:`~flower_dfl.figures.series.with_parameters`.
 
     Raises:
-        ConfigurationError: The rules did not meet the same attacks, the runs differ in more than rule, attack and seed,
-            or no attack has a trigger.
+        ConfigurationError: The rules did not meet the same attacks with the same seeds, or one of them twice, the runs
+            differ in more than rule, attack and seed, or no attack has a trigger.
     """
     others = [key for key in differing(cells) if key != "seed" and not key.startswith(("strategy.", "attack."))]
     if others:
@@ -117,17 +117,37 @@ def _by_rule_and_attack(cells: Sequence[Cell]) -> dict[str, dict[str, list[Cell]
         attack = str(sorted((key, value) for key, value in cell.settings.items() if key.startswith("attack.")))
         rules.setdefault(name, {}).setdefault(attack, []).append(cell)
     met = {
-        name: Counter(str(members[0].settings["attack.name"]) for members in attacks.values())
+        name: Counter(
+            f"{_attack_of(cell)} with seed {cell.settings['seed']}" for members in attacks.values() for cell in members
+        )
         for name, attacks in rules.items()
     }
+    for name, attacks in met.items():
+        if twice := [attack for attack, count in attacks.items() if count > 1]:
+            raise ConfigurationError(f"a mean takes every run once, but {twice[0]} was tried on {name} more than once")
     for name, attacks in met.items():
         for other, theirs in met.items():
             if theirs - attacks:
                 raise ConfigurationError(
-                    f"rules must have met the same attacks, but {', '.join(sorted(theirs - attacks))} was tried on "
-                    f"{other} and not on {name}"
+                    f"rules must have met the same attacks with the same seeds, but "
+                    f"{', '.join(sorted(theirs - attacks))} was tried on {other} and not on {name}"
                 )
     return rules
+
+
+def _attack_of(cell: Cell) -> str:
+    """Return an attack with its parameters; that an attack knows the rule that it meets makes it no other attack."""
+    params = ", ".join(
+        f"{key.removeprefix('attack.params.')} = {value}"
+        for key, value in sorted(cell.settings.items())
+        if key.startswith("attack.params.") and not key.startswith("attack.params.rule") and value is not None
+    )
+    return f"{cell.settings['attack.name']} ({params})" if params else str(cell.settings["attack.name"])
+
+
+def count_attacks(cells: Iterable[Cell]) -> int:
+    """Return how many attacks rules have met, each setting of one an attack of its own; none is no attack."""
+    return len({_attack_of(cell) for cell in cells if cell.settings["attack.name"] != "none"})
 
 
 def _worst(name: str, attacks: Mapping[str, Sequence[Cell]]) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, Unpack
 
@@ -126,8 +126,9 @@ def as_flower_strategy(
     missing = ", ".join(sorted(need.name for need in built.needs - _SUPPLIED))
     if missing:
         raise ConfigurationError(f"{type(built).__name__} needs {missing}, which a server does not have")
-    if isinstance(built, _COMPARE_UPDATES) and train_root is None:
-        raise ConfigurationError(f"{type(built).__name__} compares with an update of the server's own: give train_root")
+    comparing = [type(layer).__name__ for layer in _layers(built) if isinstance(layer, _COMPARE_UPDATES)]
+    if comparing and train_root is None:
+        raise ConfigurationError(f"{comparing[0]} compares with an update of the server's own: give train_root")
     alone = train_root is None and (anchor == "none" or (anchor == "auto" and _treats_members_alike(built)))
     return PeerRuleStrategy(
         built,
@@ -138,6 +139,14 @@ def as_flower_strategy(
         weighted_by_examples=weighted_by_examples,
         **fedavg_options,
     )
+
+
+def _layers(rule: PeerStrategy[Any]) -> Iterator[PeerStrategy[Any]]:
+    """Yield a rule, the one that it is wrapped around, and so on."""
+    yield rule
+    inner = getattr(rule, "rule", None)
+    if isinstance(inner, PeerStrategy):
+        yield from _layers(inner)
 
 
 def _treats_members_alike(rule: PeerStrategy[Any]) -> bool:

@@ -70,7 +70,10 @@ METRICS: Mapping[str, Metric] = {
     "bytes_total": Metric(high_is_good=False, is_share=False),
     "seconds_total": Metric(high_is_good=False, is_share=False),
 }
-"""The numbers of a run's summary, after its last round; ``..._best`` is the largest of all rounds."""
+"""The numbers of a run's summary, after its last round; ``..._best`` is the largest of all rounds.
+
+It is missing where rounds before the last are evaluated on fewer nodes or samples: the luckiest draw would win.
+"""
 
 _BEST = "_best"
 
@@ -123,6 +126,7 @@ def measure(cell: Cell) -> dict[str, float | int | None]:
     """Return all metrics of a complete cell; None where one is not defined, or not recorded."""
     found = {name: cell.summary.get(name) for name in METRICS}
     found["diverged_nodes"] = len(cell.summary.get("diverged_nodes", []))
+    is_sampled = any(cell.settings.get(key) for key in ("eval.nodes", "eval.samples"))
     by_round: dict[int, list[Any]] = {}
     for line in read_lines(cell.folder / "rounds.jsonl"):
         by_round.setdefault(line["round"], []).append(line)
@@ -131,7 +135,8 @@ def measure(cell: Cell) -> dict[str, float | int | None]:
         ("honest_accuracy_mean", [summary.accuracy_mean for summary in rounds]),
         ("honest_accuracy_min", [summary.accuracy_min for summary in rounds]),
     ):
-        found[name + _BEST] = max((value for value in values if value is not None), default=None)
+        best = max((value for value in values if value is not None), default=None)
+        found[name + _BEST] = None if is_sampled else best
     return found
 
 

@@ -67,6 +67,24 @@ def test_three_nodes_get_what_is_worked_by_hand(attack, value):
     assert craft(attack, *TRIANGLE, base=torch.ones(1)).item() == pytest.approx(value)
 
 
+@pytest.mark.parametrize(
+    ("attack", "mean"), [(Isolation(target="zero"), 0.0), (Isolation(), 1.0), (Dissensus(), 1.0), (Spectral(1.0), 1.0)]
+)
+def test_an_attacker_that_is_away_is_not_counted_on(attack, mean):
+    # Complete graph of 4, all weights 1/4: the receiver at 1 and an honest node at 3, Byzantine 2 and 3, of which 3 is
+    # away and its weight is the receiver's: (1/2) 1 + (1/4) 3 + (1/4) m
+    receiver, honest, there = (
+        Update(node, 1, torch.tensor([value]), torch.zeros(1)) for node, value in ((0, 1.0), (1, 3.0), (2, 9.0))
+    )
+    around = {node: frozenset(range(4)) - {node} for node in range(4)}
+    context = AttackContext(2, 1, 9, frozenset({2, 3}), around, lr=0.1, seed=0)
+    view = AttackView(there, (there,), (), (receiver, honest))
+
+    sent = attack.craft(view, 0, context).item()
+
+    assert 1 / 2 + 3 / 4 + sent / 4 == pytest.approx(mean)
+
+
 @settings(max_examples=25, deadline=None)
 @given(attacked_graphs(), st.sampled_from([Dissensus(), Isolation()]))
 def test_every_receiver_of_metropolis_averaging_stays_at_its_own_model(case, attack):

@@ -50,10 +50,13 @@ def test_the_mean_is_drawn_to_the_copied_node():
     assert result.item() == (0 + 1 + 2 + 3 + 4 * 4) / 8  # without the attack it is 2
 
 
-def test_without_honest_neighbours_the_half_step_is_sent():
+def test_without_honest_neighbours_any_other_honest_node_is_copied():
     graph = nx.Graph([(0, 5), (1, 2), (2, 3), (3, 4), (5, 6), (6, 7), (7, 1)])
 
-    assert craft(Mimic(), HONEST, BYZANTINE, neighbours=graph).item() == 9
+    copied = {craft(Mimic(), HONEST, BYZANTINE, neighbours=graph, seed=seed).item() for seed in range(20)}
+
+    assert copied <= {1, 2, 3, 4}  # 0 is the receiver itself
+    assert len(copied) > 1
 
 
 @pytest.mark.parametrize("target", [5, 99])

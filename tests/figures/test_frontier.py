@@ -6,7 +6,7 @@ from flower_dfl.errors import ConfigurationError
 
 pytest.importorskip("matplotlib", reason="needs the extra flower-dfl[report]")
 
-from flower_dfl.figures.frontier import Standing, draw_frontier, standings
+from flower_dfl.figures.frontier import Standing, count_attacks, draw_frontier, standings
 from flower_dfl.sweeps.tables import Cell
 
 
@@ -25,6 +25,7 @@ def test_a_rule_stands_where_its_worst_attacks_put_it():
         cell("krum", "scaling", 0.7, 0.2, seed=0),
         cell("krum", "scaling", 0.5, 0.4, seed=1),  # means 0.6 and 0.3
         cell("krum", "dba", 0.8, 0.9),
+        *(cell("krum", attack, *pair, seed=1) for attack, pair in (("dba", (0.8, 0.9)), ("label-flip", (0.4, None)))),
         cell("krum", "label-flip", 0.4, None),
     ]
 
@@ -57,8 +58,40 @@ def test_a_rule_with_several_parameters_is_several_rules():
 def test_rules_that_met_different_attacks_are_not_compared():
     cells = [cell("krum", "scaling", 0.5, 0.5), cell("krum", "dba", 0.5, 0.5), cell("ios", "dba", 0.5, 0.5)]
 
-    with pytest.raises(ConfigurationError, match="scaling was tried on krum and not on ios"):
+    with pytest.raises(ConfigurationError, match="scaling with seed 0 was tried on krum and not on ios"):
         standings(cells)
+
+
+def test_rules_that_met_an_attack_with_other_parameters_or_seeds_are_not_compared():
+    mild, strong = {"attack.params.gamma": 1.0}, {"attack.params.gamma": 10.0}
+
+    with pytest.raises(
+        ConfigurationError, match=r"scaling \(gamma = 10.0\) with seed 0 was tried on ios and not on krum"
+    ):
+        standings([cell("krum", "scaling", 0.5, 0.5, **mild), cell("ios", "scaling", 0.5, 0.5, **strong)])
+    with pytest.raises(ConfigurationError, match="scaling with seed 1 was tried on krum and not on ios"):
+        standings(
+            [*(cell("krum", "scaling", 0.5, 0.5, seed=seed) for seed in (0, 1)), cell("ios", "scaling", 0.5, 0.5)]
+        )
+
+
+def test_a_run_that_is_there_twice_is_refused():
+    with pytest.raises(ConfigurationError, match="scaling with seed 0 was tried on krum more than once"):
+        standings([cell("krum", "scaling", 0.5, 0.5), cell("krum", "scaling", 0.5, 0.5)])
+
+
+def test_an_attack_that_knows_the_rule_it_meets_is_the_same_attack():
+    knowing = {rule: {"attack.params.rule": rule, "attack.params.steps": 4} for rule in ("krum", "ios")}
+
+    found = standings([cell(rule, "rule-in-the-loop", 0.5, 0.5, **params) for rule, params in knowing.items()])
+
+    assert [standing.name for standing in found] == ["ios", "krum"]
+
+
+def test_every_setting_of_an_attack_counts_and_none_is_no_attack():
+    cells = [cell("krum", "backdoor", 0.5, 0.5, **{"attack.params.drip": drip}) for drip in (0.2, 0.4)]
+
+    assert count_attacks([*cells, cell("krum", "none", 0.5, None), cell("krum", "dba", 0.5, 0.5)]) == 3
 
 
 def test_runs_that_differ_in_more_are_not_compared():

@@ -22,7 +22,9 @@ from flower_dfl.integrations.screening import Layout
 from flower_dfl.protocols import PeerStrategy
 from flower_dfl.strategies.average import Average
 from flower_dfl.strategies.balance import Balance
+from flower_dfl.strategies.bucketing import Bucketing
 from flower_dfl.strategies.centered_clipping import CenteredClipping
+from flower_dfl.strategies.clip_first import ClipFirst
 from flower_dfl.strategies.krum import Krum
 from flower_dfl.strategies.nnm import NearestNeighbourMixing
 from flower_dfl.strategies.self_centered_clipping import SelfCenteredClipping
@@ -423,6 +425,16 @@ def test_it_is_a_flower_strategy_with_its_options():
         ({"rule": "ubar"}, ConfigurationError, "Ubar needs LEARNER, OWN_DATA"),
         ({"rule": "oracle"}, ConfigurationError, "Oracle needs HONEST_NODES"),
         ({"rule": "dfl-trust"}, ConfigurationError, "give train_root"),
+        (
+            {"rule": "bucketing", "params": {"rule": "dfl-trust"}},
+            ConfigurationError,
+            "DflTrust compares with an update",
+        ),
+        (
+            {"rule": Bucketing(NearestNeighbourMixing(ClipFirst(Average())))},
+            ConfigurationError,
+            "ClipFirst compares with",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(arguments, error, message):

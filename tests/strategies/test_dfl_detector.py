@@ -156,6 +156,21 @@ def test_liars_are_flagged_within_twenty_rounds_and_nobody_else(lie, seed):
     assert [j for j, weight in result.weights.items() if weight == 0] == [7, 8, 9]
 
 
+def test_finite_messages_whose_differences_are_not_stop_nobody_and_are_flagged():
+    largest = torch.finfo(torch.float32).max
+    draw, base, state = torch.Generator().manual_seed(0), torch.zeros(8), None
+
+    for turn in range(1, 8):
+        own, *honest = torch.ones(6, 8) + 0.1 * torch.randn(6, 8, generator=draw)
+        lie = torch.zeros(8)
+        lie[0] = largest if turn % 2 else -largest
+        result = aggregate(DflDetector(), own, [*honest, lie], base=base, round=turn, state=state)
+        state, base = result.state, torch.full((8,), 0.01 * turn)
+
+    assert state["flagged"] == (6,)
+    assert torch.isfinite(result.vector).all()
+
+
 def test_without_liars_nobody_is_flagged_but_without_a_margin_honest_neighbours_are():
     careful, published = ([Run(seed=s, rule=DflDetector(margin=m)) for s in range(4)] for m in (1.5, 1.0))
 

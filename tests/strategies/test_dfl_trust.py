@@ -45,6 +45,19 @@ def test_an_update_along_the_own_one_has_trust_one_and_one_against_it_zero(facto
     torch.testing.assert_close(result.vector, BASE + torch.tensor([3.0, -1.0]), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("length", [1.0, 1e-10, 1e-16, 1e-30, 1e-40])
+def test_an_update_may_be_as_short_as_it_likes(length):
+    # where the base is 0, float32 has updates that short; beside coefficients that large a coordinate of the base would
+    # be lost. Own (0.1, 0.1), theirs (l, 0): trust 1 and 1 / sqrt(2), and their step is 0.1 sqrt(2)
+    base, own, theirs = torch.tensor([0.0, 0.7]), torch.tensor([0.1, 0.8]), torch.tensor([length, 0.7])
+
+    result = aggregate(DflTrust(), own, theirs[None], base=base)
+
+    trust = 2**-0.5
+    moved = torch.tensor([0.1 + trust * 0.1 * 2**0.5, 0.1]) / (1 + trust)
+    torch.testing.assert_close(result.vector, base + moved)
+
+
 @given(seed=st.integers(0, 2**20), factor=st.floats(0.01, 100), root=st.booleans())
 def test_the_length_of_a_neighbours_update_does_not_matter(seed, factor, root):
     own, *others = torch.randn(5, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import pyarrow.parquet
 import pytest
@@ -206,6 +207,9 @@ def test_the_best_round_is_found_in_the_records(folder):
 
     assert metrics["honest_accuracy_mean_best"] == 0.625  # round 2, of nodes 0 and 1
     assert metrics["honest_accuracy_min_best"] == 0.5
+    for key in ("eval.nodes", "eval.samples"):  # then earlier rounds are measured otherwise than the last
+        sampled = measure(replace(cell, settings={**cell.settings, key: 2}))
+        assert sampled["honest_accuracy_min_best"] is sampled["honest_accuracy_mean_best"] is None
     assert metrics["honest_accuracy_mean"] == 0.2  # the summary's, after the last round
     assert metrics["honest_kept"] is None
     assert aggregate([cell], "honest_accuracy_mean_best").entries[("krum",), ("ipm",)].mean == 0.625
