@@ -259,10 +259,12 @@ def parse(table: Mapping[str, Any]) -> RunConfig:
     >>> parse({"train": {"lr": 0.1}, "strategy.params": "c2 = 2"}).strategy.params
     {'c2': 2}
     """
-    config = _parse(RunConfig(), nest(table), "")
+    given = nest(table)
+    config = _parse(RunConfig(), given, "")
     default, chosen = DataConfig(), config.data
-    if chosen.partition != default.partition and chosen.params == default.params and ":" not in chosen.partition:
-        # Flower's flat tables always carry the default parameters, which none of our other partitions has.
+    # Flower's flat tables always carry the default parameters; none of our other partitions has such, yours may.
+    is_meant = ":" in chosen.partition and "params" in given["data"]
+    if chosen.partition != default.partition and chosen.params == default.params and not is_meant:
         config = dataclasses.replace(config, data=dataclasses.replace(chosen, params={}))
     return config
 

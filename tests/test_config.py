@@ -302,6 +302,7 @@ def test_a_partition_of_ones_own_keeps_parameters_that_are_the_default_ones_by_c
 
     assert own.data.params == {"p": 0.8}
     assert parse(flatten(own)) == own
+    assert parse({"data.partition": "my_pkg.parts:deal"}).data.params == {}
 
 
 def test_the_default_partition_keeps_its_parameters():
