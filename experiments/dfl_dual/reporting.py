@@ -69,7 +69,8 @@ def _figure(name: str, results: Sequence[Result]) -> Figure | None:
         cells = [with_parameters(Cell(r.cell.plan.name, r.folder, r.cell.plan.settings, r.summary)) for r in fair]
         return draw_frontier(standings(cells), count_attacks(cells), len({r.cell.seed for r in fair}))
     if name in _FIGURES:
-        x, label, panels = _FIGURES[name](results)
+        x, label, found = _FIGURES[name](results)
+        panels = [panel for panel in found if len({point.x for line in panel.lines for point in line.points}) > 1]
         return draw_lines(panels, x, label, "rule", "min-max") if panels else None
     return None
 

@@ -151,6 +151,22 @@ def test_a_table_has_mean_spread_and_worst_seed_and_the_papers_numbers(study, tm
     assert "| 81.0 ± 1.4 (80.0) | 3.0 ± 1.4 (4.0) | 0.95 / 0.10 | 2 | 20 | 98.44 / 2.55 ? |" in row
 
 
+def test_one_place_is_no_curve(study, tmp_path):
+    import reporting
+
+    chosen = {"data": ("fashion-mnist",), "models": ("fc",), "rules": ("dfl",), "seeds": (0,)}
+    first, second, *_ = study.cells_of(study.STUDIES["figure4"], "standard", **chosen)
+    metrics = {"honest_accuracy_mean": 0.9, "attack_success_rate_mean": 0.5}
+
+    complete(tmp_path, first, **metrics)
+    one = reporting.write_study("figure4", [first, second], tmp_path, tmp_path / "out")
+    complete(tmp_path, second, **metrics)
+    two = reporting.write_study("figure4", [first, second], tmp_path, tmp_path / "out")
+
+    assert [path.name for path in one] == ["figure4.md"]
+    assert [path.name for path in two] == ["figure4.md", "figure4.png"]
+
+
 def test_without_an_attack_all_neighbours_are_honest(study, tmp_path):
     import reporting
 
