@@ -20,7 +20,8 @@ class Mimic(Attack):
 
     .. math:: m_{b \to i} = h_{k^*}
 
-    No filter can tell the copy from the original.
+    No filter of models can tell the copy from the original. A rule that is also sent the start-of-round model gets the
+    attacker's own.
 
     Convention: the copied node is given, or drawn with one key a run for every receiver, alike for all attackers. Where
     the graph changes, so does whom the key means. The authors

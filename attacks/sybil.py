@@ -22,7 +22,8 @@ class Sybil(Attack):
 
     The inner attack ``A`` sees no more than its own knowledge level allows, from the place of :math:`b_0`; copying its
     messages takes colluding. Receivers still get different messages if the inner attack lies to each of them
-    differently. Every Byzantine node poisons its own data as the inner attack does. ``sigma = 0`` sends exact copies.
+    differently. Every Byzantine node poisons its own data as the inner attack does. ``sigma = 0`` sends exact copies;
+    start-of-round models and buffers that travel with them are each attacker's own.
 
     Args:
         attack: The attack that is multiplied; in configurations a name, or ``{name = "alie", params = {}}``.

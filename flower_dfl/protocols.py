@@ -63,7 +63,11 @@ class PeerStrategy(Protocol[StateT]):
 
 @runtime_checkable
 class Attack(Protocol):
-    """What Byzantine nodes do."""
+    """What Byzantine nodes do.
+
+    An attack chooses the vector of a message. Start-of-round model and buffers that travel with it are the attacker's
+    true ones: rules that believe these (``Need.SENDER_BASE``) are not tested against lies about them.
+    """
 
     @property
     def knowledge(self) -> Knowledge:

@@ -283,7 +283,8 @@ class DflDual(PeerStrategy[None]):
     Args:
         preset: ``calibrated`` or ``literal``; sets the defaults below, named in this order.
         base: Where the gradient of eq. 5 is taken. ``sender``: the start-of-round model that the sender claims, so
-            that one inversion serves all its receivers; ``receiver``: the node's own, so that only half-steps travel.
+            that one inversion serves all its receivers (it might lie, which no attack of ours does); ``receiver``: the
+            node's own, so that only half-steps travel.
         target: ``descent`` explains :math:`-u/(\eta K)`, the mean gradient; ``literal`` is :math:`+u/K` as printed.
         s: The target is multiplied by :math:`s^t` (at most 10), since updates shrink. Positive; 1.05 or 1.1.
         steps: K, the number of local steps. ``nominal``: of the protocol's average node; ``claimed``: by the sender,
