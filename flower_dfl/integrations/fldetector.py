@@ -76,10 +76,10 @@ class FLDetector(ScreenedFedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Configure the round as FedAvg does, without the clients that are removed."""
+        """Configure the round as FedAvg does, without the clients that are removed; round 1 begins a run."""
+        if server_round == 1:
+            self._first, self._state = arrays, self.rule.init(torch.empty(0))
         messages = list(super().configure_train(server_round, arrays, config, grid))
-        if self._first is None:
-            self._first = arrays
         kept = [message for message in messages if message.metadata.dst_node_id not in self.removed]
         self._asked = len(kept)
         return kept

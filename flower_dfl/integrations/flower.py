@@ -191,7 +191,7 @@ class PeerRuleStrategy(ScreenedFedAvg):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
         """Run as every Flower strategy; rules whose bounds shrink with time are told how many rounds there are."""
-        self._num_rounds = num_rounds
+        self._num_rounds, self._started = num_rounds, False
         return super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
 
     def combine(

@@ -47,6 +47,18 @@ def test_clients_that_jump_about_are_removed_wherever_they_stand(liars):
     assert float((models[-1] - 1).norm()) < 1
 
 
+def test_a_second_run_of_the_same_object_begins_anew():
+    strategy = FLDetector(restart=True)
+    run(strategy, {1})
+
+    models, metrics = run(strategy, {8})
+
+    fresh, _ = run(FLDetector(restart=True), {8})
+    assert strategy.removed == {8}
+    assert metrics[0]["flower-dfl-removed"] == 0
+    assert all(torch.equal(one, other) for one, other in zip(models, fresh, strict=True))
+
+
 def test_nobody_is_removed_where_nobody_lies():
     strategy = FLDetector()
 

@@ -144,6 +144,16 @@ def test_rules_that_start_from_the_own_model_start_from_the_global_one():
     assert balance.tolist() == [10.75]  # (10 + mean(13, 10)) / 2
 
 
+class Answers:
+    """A grid of two clients that always answer the same."""
+
+    def get_node_ids(self):
+        return [1, 2]
+
+    def send_and_receive(self, messages, timeout):
+        return [reply(message.metadata.dst_node_id, [1.0]) for message in messages]
+
+
 def test_a_rule_whose_bound_shrinks_is_told_how_many_rounds_there_are():
     seen = {}
 
@@ -153,15 +163,8 @@ def test_a_rule_whose_bound_shrinks_is_told_how_many_rounds_there_are():
             seen[ctx.round] = (ctx.num_rounds, len(inbox.received), ctx.budget, [u.base for u in inbox.members])
             return Aggregate(inbox.own.vector.clone(), state, {})
 
-    class Grid:
-        def get_node_ids(self):
-            return [1, 2]
-
-        def send_and_receive(self, messages, timeout):
-            return [reply(message.metadata.dst_node_id, [1.0]) for message in messages]
-
     strategy = as_flower_strategy(Watches(), budget=1, anchor="none", fraction_evaluate=0.0)
-    strategy.start(Grid(), record([0.0]), num_rounds=4)
+    strategy.start(Answers(), record([0.0]), num_rounds=4)
 
     assert seen == {t: (4, 1, 1, [None, None]) for t in (1, 2, 3, 4)}
 
@@ -192,6 +195,8 @@ def test_rule_state_is_kept_between_rounds():
     strategy = as_flower_strategy(Counts(), anchor="none")
 
     assert [result(strategy, torch.zeros(2, 1)).item() for _ in range(3)] == [1.0, 2.0, 3.0]
+    strategy.start(Answers(), record([0.0]), num_rounds=2)
+    assert strategy.state == 2  # a run of its own
 
 
 # What clients may send
