@@ -10,6 +10,7 @@ Usage: python experiments/dfl_dual/patches.py [--data D] [--model M] [--attack A
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -67,7 +68,9 @@ def main() -> None:
 
     audited, alone = cell(arguments.attack, arguments.rule), cell("none", "local-only")
     folder = arguments.results_dir / arguments.profile
-    run_cells([audited.plan, alone.plan], folder, arguments.jobs)
+    _, complete = run_cells([audited.plan, alone.plan], folder, arguments.jobs)
+    if not complete:
+        sys.exit(f"a run failed, see {folder.resolve()}")
     print(f"| node | trigger works on | {' | '.join(f'largest gap, {search}' for search in SEARCHES)} |")
     print("|---" * (2 + len(SEARCHES)) + "|")
     for row in rows(audited, alone, folder):
@@ -92,8 +95,7 @@ def rows(audited: StudyCell, alone: StudyCell, folder: Path) -> Iterator[Row]:
 
 def _run(cell: StudyCell, folder: Path) -> Path:
     run = folder_of(cell.plan, folder)
-    if run is None:
-        raise SystemExit(f"the run {cell.plan.name!r} is not complete; see {(folder / 'cells').resolve()}")
+    assert run is not None, cell.plan.name
     return run
 
 
