@@ -346,7 +346,7 @@ class DflDual(PeerStrategy[None]):
         if not (_multiple(self.c1)[0] if isinstance(self.c1, str) else self.c1) > 0:
             raise ConfigurationError(f"c1 must be positive, got {self.c1}")
         if not 1 < self.c2 < float("inf"):
-            raise ConfigurationError(f"c2 must be finite and above 1, otherwise everybody is accepted, got {self.c2}")
+            raise ConfigurationError(f"c2 must be above 1 and finite, otherwise everybody is accepted, got {self.c2}")
         if self.alpha != "auto" and not 0 <= self.alpha < float("inf"):
             raise ConfigurationError(f'alpha must be "auto" or a non-negative number, got {self.alpha}')
 

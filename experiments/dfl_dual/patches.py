@@ -68,7 +68,8 @@ def main() -> None:
 
     audited, alone = cell(arguments.attack, arguments.rule), cell("none", "local-only")
     folder = arguments.results_dir / arguments.profile
-    _, complete = run_cells([audited.plan, alone.plan], folder, arguments.jobs)
+    plans = {plan.folder: plan for plan in (audited.plan, alone.plan)}
+    _, complete = run_cells(plans.values(), folder, arguments.jobs)
     if not complete:
         sys.exit(f"a run failed, see {folder.resolve()}")
     print(f"| node | trigger works on | {' | '.join(f'largest gap, {search}' for search in SEARCHES)} |")

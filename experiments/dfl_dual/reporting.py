@@ -70,7 +70,7 @@ def _figure(name: str, results: Sequence[Result]) -> Figure | None:
         return draw_frontier(standings(cells), count_attacks(cells), len({r.cell.seed for r in fair}))
     if name in _FIGURES:
         x, label, found = _FIGURES[name](results)
-        panels = [panel for panel in found if len({point.x for line in panel.lines for point in line.points}) > 1]
+        panels = [panel for panel in found if x == ROUND or len({p.x for line in panel.lines for p in line.points}) > 1]
         return draw_lines(panels, x, label, "rule", "min-max") if panels else None
     return None
 
