@@ -24,8 +24,8 @@ class Mimic(Attack):
     attacker's own.
 
     Convention: the copied node is given, or drawn with one key a run for every receiver, alike for all attackers. Where
-    the graph changes, so does whom the key means. The authors
-    learn a direction in a warm-up and copy the node that lies farthest along it.
+    the graph changes, so does whom the key means. The authors learn a direction in a warm-up and copy the node that
+    lies farthest along it.
 
     Args:
         target: Honest node that is copied for every receiver; ``random`` draws one of the receiver's honest neighbours

@@ -130,8 +130,8 @@ def dual_decision(
     rows = list(models)
     distances = pairwise_distances(rows, own).cpu()
     combined = _combine(distances if euclidean else None, wasserstein, alpha)
-    pairs = combined[*torch.triu_indices(len(rows), len(rows), offset=1)]
-    bound = _bound(c1, combined, own)
+    pairs = _pairs(combined)
+    bound = _bound(c1, pairs, np.delete(combined[own].numpy(), own))
     clipped = bool((pairs >= bound).all()) and len(rows) > 2 and bool((pairs > 0).any())
     combined = combined.clamp(max=bound).fill_diagonal_(0)
     return select_trusted(
@@ -233,25 +233,25 @@ def _combine(euclidean: Tensor | None, wasserstein: Tensor | None, alpha: float 
 
 
 def _balance(wasserstein: Tensor, euclidean: Tensor) -> float:
-    index = torch.triu_indices(len(euclidean), len(euclidean), offset=1)
-    ratio = _median(wasserstein[*index]), _median(euclidean[*index])
+    ratio = _median(_pairs(wasserstein)), _median(_pairs(euclidean))
     return ratio[0] / ratio[1] if min(ratio) > 0 else 1.0
+
+
+def _pairs(distance: Tensor) -> Tensor:
+    """Return the distance of every pair once."""
+    return distance[*torch.triu_indices(len(distance), len(distance), offset=1)]
 
 
 def _median(values: Tensor) -> float:
     return float(np.median(values.numpy())) if len(values) else 0.0
 
 
-def _bound(c1: float | str, distance: Tensor, own: int) -> float:
+def _bound(c1: float | str, pairs: Tensor, from_own: NDArray[np.float64]) -> float:
     """Return the bound of eq. 7; none where what it is a multiple of is 0, below which nobody can be told apart."""
     if not isinstance(c1, str):
         return float(c1)
     factor, unit = _multiple(c1)
-    if unit == "median":
-        measure = _median(distance[*torch.triu_indices(len(distance), len(distance), offset=1)])
-    else:
-        others = [float(value) for k, value in enumerate(distance[own]) if k != own]
-        measure = min(others, default=0.0)
+    measure = _median(pairs) if unit == "median" else float(from_own.min(initial=math.inf))
     return factor * measure if measure > 0 else math.inf
 
 

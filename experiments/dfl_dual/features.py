@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 
-from reporting import Result, read_results
+from reporting import Result, byzantine_nodes, read_results
 from study import STUDIES, cells_of
 
 from flower_dfl.records import read_lines
@@ -57,7 +57,7 @@ def separation(results: Iterable[Result], feature: str, sign: int, number: int) 
     """Return how often a Byzantine neighbour looks worse than an honest one; ties count half."""
     shares = []
     for result in results:
-        byzantine = {entry["node"] for entry in read_lines(result.folder / "rounds.jsonl") if entry["byzantine"]}
+        byzantine = byzantine_nodes(result)
         seen: dict[int, tuple[list[float], list[float]]] = {}
         for edge in read_lines(result.folder / "edges.jsonl"):
             value = edge["scores"].get(feature)

@@ -17,7 +17,7 @@ from flower_dfl.figures.series import ROUND, Line, Panel, Point, with_parameters
 from flower_dfl.records import read_lines
 from flower_dfl.sweeps.cells import Cell, read_summary
 
-__all__ = ["Result", "comparable", "read_results", "write_study"]
+__all__ = ["Result", "byzantine_nodes", "comparable", "read_results", "write_study"]
 
 _SUMMARISED = ("anchored", "anchored80", "frontier", "held-out")
 
@@ -38,6 +38,11 @@ def read_results(cells: Iterable[StudyCell], folder: Path) -> list[Result]:
     """Return the cells that are complete, with what they found."""
     runs = ((cell, folder_of(cell.plan, folder)) for cell in cells)
     return [Result(cell, run, read_summary(run)) for cell, run in runs if run is not None]
+
+
+def byzantine_nodes(result: Result) -> set[int]:
+    """Return the nodes that are Byzantine under attack."""
+    return {entry["node"] for entry in read_lines(result.folder / "rounds.jsonl") if entry["byzantine"]}
 
 
 def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Path) -> list[Path]:
@@ -181,7 +186,7 @@ def _kept_by_all(group: Sequence[Result]) -> str:
     """Return the mean over seeds of the share of all neighbours that the nodes keep whose accuracy is reported."""
     shares = []
     for result in group:
-        others = {entry["node"] for entry in read_lines(result.folder / "rounds.jsonl") if entry["byzantine"]}
+        others = byzantine_nodes(result)
         kept = [
             edge["weight"] > 0
             for edge in read_lines(result.folder / "edges.jsonl")
