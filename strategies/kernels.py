@@ -29,6 +29,7 @@ __all__ = [
     "mean_around_median_and_shares",
     "pairwise_distances",
     "repeated_krum",
+    "sort_coordinates",
     "trimmed_mean",
     "trimmed_mean_and_shares",
     "weighted_mean",
@@ -294,6 +295,15 @@ def mean_around_median(rows: Sequence[Tensor], count: int) -> Tensor:
 def mean_around_median_and_shares(rows: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor]:
     """Return :func:`mean_around_median`, and each row's share as in :func:`trimmed_mean_and_shares`."""
     return _coordinatewise(rows, 0, count, with_shares=True)
+
+
+def sort_coordinates(rows: Sequence[Tensor]) -> list[Tensor]:
+    """Return the smallest value of each coordinate, the second smallest, and so on: ``n`` tensors of the rows' shape.
+
+    Args:
+        rows: ``n`` tensors of one shape. A single one is handed back itself, not copied.
+    """
+    return _ranks(rows, 0, len(rows))
 
 
 def _coordinatewise(

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from flower_dfl.strategies.kernels import sort_coordinates
 
 __all__ = ["pairwise_wasserstein", "wasserstein"]
 
@@ -36,19 +37,17 @@ def pairwise_wasserstein(sets: Sequence[Tensor]) -> Tensor:
     shapes = {tuple(s.shape) for s in sets}
     if len(shapes) > 1:
         raise ValueError(f"expected dummy sets of one shape, got {sorted(shapes)}")
-    ordered = [_sorted(s) for s in sets]
+    ordered = [_sort_samples(s) for s in sets]
     n = len(sets)
     result = torch.zeros(n, n, dtype=torch.float64)
     for j in range(n):
         for k in range(j + 1, n):
-            difference = (ordered[j] - ordered[k]).abs().mean(dim=-2)  # (L, m)
+            difference = (ordered[j] - ordered[k]).abs_().mean(dim=-2)  # (L, m)
             result[j, k] = result[k, j] = difference.sum(dtype=torch.float64)
     return result
 
 
-def _sorted(samples: Tensor) -> Tensor:
-    """Sort along the samples, axis -2; numpy's sort is the faster one on a CPU."""
+def _sort_samples(samples: Tensor) -> Tensor:
+    """Sort along the samples, axis -2."""
     samples = samples[:, None] if samples.ndim == 1 else samples
-    if samples.device.type == "cpu":
-        return torch.from_numpy(np.sort(samples.numpy(), axis=-2))
-    return samples.sort(dim=-2).values
+    return torch.stack(sort_coordinates(samples.unbind(-2)), dim=-2)

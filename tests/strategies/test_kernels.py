@@ -114,6 +114,13 @@ def test_the_mean_around_the_median_is_that_of_the_nearest_values(rows, data):
     torch.testing.assert_close(kernels.mean_around_median(rows, count), stack.gather(0, nearest).mean(dim=0).float())
 
 
+@given(stacks)
+def test_sorting_coordinates_is_sorting_the_stack_to_the_bit(rows):
+    ordered = kernels.sort_coordinates(rows)
+
+    assert np.array_equal(torch.stack(ordered).numpy(), np.sort(np.stack(rows), axis=0))
+
+
 def test_blocks_join_without_a_seam():
     rows = random_rows(7, WIDE)
 
