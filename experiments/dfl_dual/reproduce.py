@@ -16,7 +16,7 @@ from pathlib import Path
 
 from reporting import write_study
 from running import run_cells
-from study import PROFILES, STUDIES, StudyCell, cells_of
+from study import PROFILES, STUDIES, StudyCell, cells_of, seeds_of
 
 HERE = Path(__file__).resolve().parent
 
@@ -63,8 +63,8 @@ def main() -> None:
 
 def _all_cells(name: str, profile: str, seeds: list[int]) -> list[StudyCell]:
     """Return all cells of a study, of its own seeds and those that are asked for."""
-    own = STUDIES[name].seeds or PROFILES[profile].seeds
-    return list(cells_of(STUDIES[name], profile, seeds=tuple(dict.fromkeys((*own, *seeds)))))
+    study = STUDIES[name]
+    return list(cells_of(study, profile, seeds=tuple(dict.fromkeys((*seeds_of(study, profile), *seeds)))))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ __all__ = [
     "StudyCell",
     "cells_of",
     "planned",
+    "seeds_of",
 ]
 
 Settings = Mapping[str, Any]
@@ -289,6 +290,11 @@ class StudyCell:
     plan: PlannedCell
 
 
+def seeds_of(study: Study, profile: str) -> tuple[int, ...]:
+    """Return the seeds that a study reports."""
+    return study.seeds or PROFILES[profile].seeds
+
+
 def cells_of(
     study: Study,
     profile: str,
@@ -308,7 +314,7 @@ def cells_of(
         data: Only these data sets; none are all.
         attacks: Only these; none are all.
         rules: Only these; none are all.
-        seeds: These instead of the profile's.
+        seeds: These instead of those that it reports.
     """
     scale = PROFILES[profile]
     tasks = [
@@ -319,7 +325,7 @@ def cells_of(
         and (not data or name in data)
     ]
     for seed, (name, model), (variation, changes), attack, rule in product(
-        seeds or study.seeds or scale.seeds, tasks, study.variations.items(), study.attacks, study.rules
+        seeds or seeds_of(study, profile), tasks, study.variations.items(), study.attacks, study.rules
     ):
         spared = rule in UNTOUCHED and attack not in _SEEN_BY_UNTOUCHED and not study.everybody
         if spared or (attacks and attack not in attacks) or (rules and rule not in rules):

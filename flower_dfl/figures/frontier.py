@@ -114,12 +114,9 @@ def _by_rule_and_attack(cells: Sequence[Cell]) -> dict[str, dict[str, list[Cell]
             f"{key.removeprefix('strategy.params.')} = {cell.settings[key]}" for key in own if key in cell.settings
         )
         name = f"{cell.settings['strategy.name']} ({params})" if params else str(cell.settings["strategy.name"])
-        attack = str(sorted((key, value) for key, value in cell.settings.items() if key.startswith("attack.")))
-        rules.setdefault(name, {}).setdefault(attack, []).append(cell)
+        rules.setdefault(name, {}).setdefault(_attack_of(cell), []).append(cell)
     met = {
-        name: Counter(
-            f"{_attack_of(cell)} with seed {cell.settings['seed']}" for members in attacks.values() for cell in members
-        )
+        name: Counter(f"{attack} with seed {cell.settings['seed']}" for attack in attacks for cell in attacks[attack])
         for name, attacks in rules.items()
     }
     for name, attacks in met.items():
