@@ -64,6 +64,7 @@ COMPONENTS: Mapping[str, Mapping[str, str]] = {
         "backdoor": "flower_dfl.attacks.backdoor:Backdoor",
         "dba": "flower_dfl.attacks.dba:Dba",
         "dissensus": "flower_dfl.attacks.dissensus:Dissensus",
+        "echo": "flower_dfl.attacks.echo:Echo",
         "equivocate": "flower_dfl.attacks.equivocate:Equivocate",
         "gaussian": "flower_dfl.attacks.gaussian:Gaussian",
         "ipm": "flower_dfl.attacks.ipm:InnerProductManipulation",

@@ -19,7 +19,7 @@ from flower_dfl.sweeps.cells import Cell, read_summary
 
 __all__ = ["Result", "byzantine_nodes", "comparable", "read_results", "write_study"]
 
-_SUMMARISED = ("anchored", "anchored80", "frontier", "held-out")
+_SUMMARISED = ("anchored", "anchored80", "frontier", "held-out", "untargeted")
 
 _ALIE = "alie, z = 4"
 """What stands for the paper's ALIE, of which it does not give z."""

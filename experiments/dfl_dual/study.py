@@ -126,6 +126,15 @@ ATTACKS: Mapping[str, Settings] = {
         for inner, beta in product(("scaling", "alie-backdoor", "dba"), (0, 0.5, 1))
     },
     "rule-in-the-loop": {"attack.name": "rule-in-the-loop"},
+    **{f"echo x {gamma:g}": _attack("echo", gamma=float(gamma)) for gamma in (2, 10, 100)},
+    "alie, untargeted": _attack("alie", z=1.5),
+    **{
+        name: _attack(name)
+        for name in (
+            *("ipm", "min-max", "min-sum", "trim-attack", "sign-flip", "gaussian", "mimic"),
+            *("dissensus", "isolation", "spectral"),
+        )
+    },
 }
 """Attacks by the names that the tables give them."""
 
@@ -229,6 +238,21 @@ STUDIES: Mapping[str, Study] = {
         common=BALANCED,
         title=("balanced",),
     ),
+    "untargeted": Study(
+        ("dfl", "dfl-dual", "trust-anchored", "oracle", "local-only"),
+        (
+            *("label-flip", "alie, untargeted", "ipm", "min-max", "min-sum", "trim-attack", "sign-flip", "gaussian"),
+            *("mimic", "dissensus", "isolation", "spectral", "echo x 2", "echo x 10", "echo x 100"),
+        ),
+        (_FASHION_FC,),
+        common=BALANCED,
+        title=("balanced",),
+    ),
+    "echo": Study(
+        (*BASELINES, "dfl-dual", *_REFERENCES),
+        ("label-flip", "echo x 2", "echo x 10", "echo x 100"),
+        (_FASHION_FC, ("mnist", "lr"), *_CNN),
+    ),
     "held-out": Study(
         ("dfl", "dfl-dual", "trust-anchored", "oracle", "local-only"),
         ("none", "label-flip", "backdoor", "backdoor elsewhere", "backdoor, poison 0.05", "drip 0.4"),
@@ -257,7 +281,8 @@ STUDIES: Mapping[str, Study] = {
 """The paper's tables and figures that consist of runs; figure 3 is ``dummies.py``. The rest the paper does not have.
 
 ``beside``: backdoors that are harder to see. ``anchored``, ``anchored80`` and ``frontier``: the rule of our own, with
-class-balanced local training for everybody; ``held-out`` on seeds, graphs, placements and a trigger not used elsewhere.
+class-balanced local training for everybody; ``untargeted``: that rule against the library's other attacks; ``echo``: a
+lie that DFL-Dual prefers to the truth; ``held-out``: seeds, graphs, placements and a trigger not used elsewhere.
 """
 
 

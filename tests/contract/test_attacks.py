@@ -34,6 +34,7 @@ FULL = [
     ("alie", {"z": 1.0, "knowledge-level": "full", "direction": "against-update"}),
     ("dissensus", {}),
     ("dissensus", {"epsilon": 2.0, "weights": "uniform"}),
+    ("echo", {}),
     ("gaussian", {}),
     ("ipm", {}),
     ("isolation", {}),
