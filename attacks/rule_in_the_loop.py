@@ -99,7 +99,7 @@ class RuleInTheLoop(Attack):
                 low = middle
             else:
                 high = middle
-        return torch.lerp(mean, wanted, low)
+        return torch.lerp(mean, wanted, low) if low > 0 else mean  # wanted may not be finite
 
     def _accepts(
         self, vector: Tensor, honest: tuple[Update, ...], view: AttackView, receiver: NodeId, ctx: AttackContext
@@ -159,5 +159,6 @@ class RuleInTheLoop(Attack):
 
 
 def _leader(view: AttackView, receiver: NodeId, ctx: AttackContext) -> int:
-    """Return the index in the view of the receiver's first Byzantine neighbour."""
-    return next(k for k, update in enumerate(view.byzantine) if update.sender in ctx.neighbours[receiver])
+    """Return the index in the view of the receiver's first Byzantine neighbour that has not diverged, if any."""
+    near = [k for k, update in enumerate(view.byzantine) if update.sender in ctx.neighbours[receiver]]
+    return next((k for k in near if bool(torch.isfinite(view.byzantine[k].vector).all())), near[0])

@@ -22,8 +22,9 @@ class Sybil(Attack):
 
     The inner attack ``A`` sees no more than its own knowledge level allows, from the place of :math:`b_0`; copying its
     messages takes colluding. Receivers still get different messages if the inner attack lies to each of them
-    differently. Every Byzantine node poisons its own data as the inner attack does. ``sigma = 0`` sends exact copies;
-    start-of-round models and buffers that travel with them are each attacker's own.
+    differently. A node that has diverged leads nobody. Every Byzantine node poisons its own data as the inner attack
+    does. ``sigma = 0`` sends exact copies; start-of-round models and buffers that travel with them are each attacker's
+    own.
 
     Args:
         attack: The attack that is multiplied; in configurations a name, or ``{name = "alie", params = {}}``.
@@ -60,15 +61,11 @@ class Sybil(Attack):
 
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the first Byzantine node's message ``(d,)``, with noise."""
-        leader = view.byzantine[0]
-        alone = self.attack.knowledge is Knowledge.LOCAL
-        borrowed = replace(
-            view,
-            own=leader,
-            byzantine=view.byzantine[:1] if alone else view.byzantine,
-            byzantine_data=view.byzantine_data[:1] if alone else view.byzantine_data,
-        )
-        message = self.attack.craft(borrowed, receiver, replace(ctx, node=leader.sender))
+        first = next((k for k, u in enumerate(view.byzantine) if bool(torch.isfinite(u.vector).all())), 0)
+        leader = view.byzantine[first]
+        seen = slice(first, first + 1) if self.attack.knowledge is Knowledge.LOCAL else slice(None)
+        borrowed = replace(view, own=leader, byzantine=view.byzantine[seen], byzantine_data=view.byzantine_data[seen])
+        message = self.attack.craft(borrowed, receiver, replace(ctx, node=leader.sender, base=leader.base))
         if self.sigma == 0:
             return message
         key = randomness.generator(ctx.seed, f"sybil/{receiver}", ctx.round, ctx.node)

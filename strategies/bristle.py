@@ -44,7 +44,7 @@ def stratified_sample(distances: Tensor, count: int, alpha: float, generator: to
     order = distances.argsort(stable=True)
     if len(order) <= count:
         return order
-    near = math.ceil(alpha * count)
+    near = math.ceil(alpha * count - 1e-9)
     strata = order[near:].tensor_split(count - near) if count > near else ()
     drawn = [stratum[torch.randint(len(stratum), (1,), generator=generator)] for stratum in strata]
     return torch.cat([order[:near], *drawn])

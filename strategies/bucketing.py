@@ -10,7 +10,7 @@ from torch import Tensor
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
 from flower_dfl.strategies.clipping import distances_to
-from flower_dfl.strategies.kernels import weighted_mean
+from flower_dfl.strategies.mixing import mixed
 from flower_dfl.types import Aggregate, Inbox, Need, NodeId, RoundContext, Update
 
 __all__ = ["Bucketing"]
@@ -95,17 +95,7 @@ class Bucketing(PeerStrategy[Any]):
 
 def _mean(updates: list[Update]) -> Update:
     """Return the mean of some messages, under the first one's id."""
-    first, *others = updates
-    if not others:
-        return first
-    equal = [1.0] * len(updates)
-    bases = [update.base for update in updates if update.base is not None]
-    return replace(
-        first,
-        vector=weighted_mean([update.vector for update in updates], equal),
-        base=weighted_mean(bases, equal) if len(bases) == len(updates) else None,
-        digest=None,
-    )
+    return mixed(updates[0], updates, [1.0] * len(updates)) if len(updates) > 1 else updates[0]
 
 
 def _spread(

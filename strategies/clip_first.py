@@ -8,7 +8,7 @@ from torch import Tensor
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
 from flower_dfl.strategies.clipping import clip_factors, distances_to
-from flower_dfl.strategies.kernels import weighted_mean
+from flower_dfl.strategies.mixing import mixed
 from flower_dfl.types import Aggregate, Inbox, Need, RoundContext
 
 __all__ = ["ClipFirst"]
@@ -64,7 +64,7 @@ class ClipFirst(PeerStrategy[Any]):
         tau = float(distances_to(ctx.base, [own])) if self.tau == "own-update" else self.tau
         factors = clip_factors(distances_to(own, [update.vector for update in inbox.received]), tau).tolist()
         clipped = tuple(
-            update if factor == 1 else replace(update, vector=_shorten(own, update.vector, factor), digest=None)
+            update if factor == 1 else mixed(update, [inbox.own, update], [1 - factor, factor])
             for update, factor in zip(inbox.received, factors, strict=True)
         )
         result = self.rule.aggregate(replace(inbox, received=clipped), state, ctx)
@@ -73,7 +73,3 @@ class ClipFirst(PeerStrategy[Any]):
             weights[update.sender] *= factor
         weights[inbox.own.sender] += sum(result.weights.values()) - sum(weights.values())
         return replace(result, weights=weights)
-
-
-def _shorten(own: Tensor, vector: Tensor, factor: float) -> Tensor:
-    return weighted_mean([own, vector], [1 - factor, factor])

@@ -72,6 +72,8 @@ def anchored(
     state: StateT,
     scores: Mapping[str, Mapping[NodeId, float]] | None = None,
     flags: tuple[str, ...] = (),
+    *,
+    own_weight: float | None = None,
 ) -> Aggregate[StateT]:
     r"""Return :math:`x_i + \sum_j w_j (x_j - x_i)`: what the neighbours do not weigh stays with the own model.
 
@@ -81,8 +83,10 @@ def anchored(
         state: State to return.
         scores: Scores to return.
         flags: Remarks to return.
+        own_weight: What is left for the own model, where the rule knows it better than a difference from 1 does.
     """
-    own_weight = max(0.0, 1.0 - math.fsum(weights.tolist()))
+    if own_weight is None:
+        own_weight = max(0.0, 1.0 - math.fsum(weights.tolist()))
     rows = [inbox.own.vector, *(update.vector for update in inbox.received)]
     return Aggregate(
         vector=weighted_mean(rows, [own_weight, *weights.tolist()]),

@@ -71,11 +71,15 @@ def hessian_vector_product(points: Sequence[Tensor], changes: Sequence[Tensor], 
         return result
     newest = int(moved[-1])
     sigma = gram[newest, pairs + newest] / sizes[newest]
+    # H is the same for c s and c y: with all steps of one length, none is lost beside a longer one in the inverse.
+    lengths = torch.where(sizes > 0, sizes.sqrt(), 1.0)
+    scale = torch.cat([lengths, lengths, lengths.new_ones(1)])
+    gram /= scale[:, None] * scale
     ss, sy = gram[:pairs, :pairs], gram[:pairs, pairs:-1]
     lower = sy.tril(-1)
     middle = torch.cat([torch.cat([sigma * ss, lower], 1), torch.cat([lower.T, -sy.diagonal().diag()], 1)])
     right = torch.cat([sigma * gram[:pairs, -1], gram[pairs:-1, -1]])
-    weights = torch.linalg.pinv(middle, hermitian=True, rtol=1e-12) @ right  # (2N,)
+    weights = torch.linalg.pinv(middle, hermitian=True, rtol=1e-12) @ right / scale[:-1]  # (2N,)
     for part in _parts(v):
         steps = _stack(points, part).diff(dim=0)  # (N, block)
         result[part] = sigma * (v[part].double() - weights[:pairs] @ steps) - weights[pairs:] @ _stack(changes, part)

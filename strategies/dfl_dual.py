@@ -274,7 +274,8 @@ class DflDual(PeerStrategy[None]):
 
     Stateless, needs no Byzantine budget. With a single neighbour, or where every distance is clipped, nothing can be
     told apart and everybody is accepted; the result then carries a flag. Without attackers the forced split still drops
-    about half of the neighbours.
+    about half of the neighbours. Trust is a cosine and knows no length: a magnified copy of the receiver's own model is
+    trusted before any honest one (attack ``echo``), and nothing in eqs. 8-15 stops it.
 
     The paper leaves its constants to a supplement. The preset ``calibrated`` is what filtered label flipping, scaling,
     DBA and the Krum attack in our measurements; ``literal`` follows the printed equations (target with the printed

@@ -87,4 +87,5 @@ class DflTrust(PeerStrategy[None]):
         origin, reached = (start, start.clone()) if self.space == "update" else (0.0, (1 - self.alpha) * start)
         for row, coefficient in zip(rows, coefficients, strict=True):
             reached += coefficient * (row.double() - origin)
-        return reached.to(base.dtype)
+        largest = torch.finfo(base.dtype).max
+        return reached.clamp_(-largest, largest).to(base.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flower_dfl.strategies.clipping import distances_to
-from flower_dfl.strategies.kernels import cosines, weighted_mean
+from flower_dfl.strategies.kernels import cosines
 
 __all__ = ["fltrust_update"]
 
@@ -42,4 +42,8 @@ def fltrust_update(root_update: Tensor, updates: Sequence[Tensor]) -> tuple[Tens
         return torch.zeros_like(root_update), trust
     root_norm, *norms = distances_to(torch.zeros_like(root_update), rows).tolist()
     shares = [float(t) / total * root_norm / norm if t > 0 else 0.0 for t, norm in zip(trust, norms, strict=True)]
-    return weighted_mean(updates, shares) * sum(shares), trust
+    step = torch.zeros_like(root_update, dtype=torch.float64)  # the share of a tiny update is beyond float32
+    for share, update in zip(shares, updates, strict=True):
+        if share:
+            step += share * update.double()
+    return step.to(root_update.dtype), trust

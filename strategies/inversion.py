@@ -14,6 +14,10 @@ _BOUND = 1e6
 """Dummy values are kept in this range, so that distances stay finite whatever a peer sent."""
 
 
+_LONGEST_TARGET = 1e4
+"""Longer targets are shortened to this: far beyond any gradient, and its square leaves float32 room for digits."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Inversion:
     r"""Result of an inversion.
@@ -57,7 +61,8 @@ def invert(
     Args:
         learner: The model.
         base: Where the gradient is taken ``(d,)``.
-        target: Mean gradient to explain, :math:`g` ``(d,)``.
+        target: Mean gradient to explain, :math:`g` ``(d,)``. Beyond a length of 1e4 only its direction counts: float32
+            has no digits for such an error, and the search would stand still at inputs like an honest node's.
         start: Initial dummy inputs ``(L * S, ...)``; left unchanged.
         labels: Their fixed labels ``(L * S,)``.
         optimizer: ``adam``, or ``lbfgs`` with a strong-Wolfe line search.
@@ -67,6 +72,7 @@ def invert(
     Returns:
         The dummy inputs and the residual; values that are not finite or beyond 1e6 are set to that bound.
     """
+    target = _shortened(target)
     inputs = start.clone().requires_grad_()
     steps = (
         torch.optim.Adam([inputs], lr=lr)
@@ -91,7 +97,13 @@ def invert(
 def residual(learner: Learner, base: Tensor, target: Tensor, inputs: Tensor, labels: Tensor) -> float:
     """Return how badly given dummy inputs explain a target. See :class:`Inversion` and :func:`invert`."""
     gradient = learner.gradient(base, inputs, labels)
-    return float((gradient - target).square().sum()) / _size(target)
+    return float((gradient.double() - target.double()).square().sum()) / _size(target)
+
+
+def _shortened(target: Tensor) -> Tensor:
+    finite = target.nan_to_num().double()  # what overflowed is the largest number
+    length = float(finite.norm())
+    return (finite * (_LONGEST_TARGET / length)).to(target.dtype) if length > _LONGEST_TARGET else target
 
 
 def _size(target: Tensor) -> float:

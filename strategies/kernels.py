@@ -35,6 +35,9 @@ __all__ = [
     "weighted_mean",
 ]
 
+_CANCELLED = 1e-8
+"""Squared distances below this part of the terms that they are a difference of are mostly rounding."""
+
 _PANEL = 1024
 """Most columns of one matrix product of a batch."""
 
@@ -100,14 +103,21 @@ def gram(rows: Sequence[Tensor], origin: Tensor | None = None) -> Tensor:
 def pairwise_distances(rows: Sequence[Tensor], own: int) -> Tensor:
     """Return the Euclidean distances between all rows, float64 ``(n, n)``, symmetric with a zero diagonal.
 
+    They come from products of offsets from one row. Rows that are near to one another and far from that one would be
+    lost in the rounding of these; such pairs are subtracted.
+
     Args:
         rows: ``n`` vectors ``(d,)``. A row that is not finite is infinitely far from all others.
         own: Index of the row that the others are centred on.
     """
     products = gram(rows, rows[own])
     squared_norms = products.diagonal()
-    squared = squared_norms[:, None] + squared_norms[None, :] - 2 * products
-    return squared.nan_to_num(nan=torch.inf, posinf=torch.inf).clamp_(min=0).sqrt_().fill_diagonal_(0)
+    scale = squared_norms[:, None] + squared_norms[None, :]
+    squared = scale - 2 * products
+    distances = squared.nan_to_num(nan=torch.inf, posinf=torch.inf).clamp_(min=0).sqrt_().fill_diagonal_(0)
+    for j, k in torch.nonzero((squared < _CANCELLED * scale).triu(diagonal=1)).tolist():
+        distances[j, k] = distances[k, j] = torch.dist(rows[j].double(), rows[k].double())
+    return distances
 
 
 def distances_to_point(products: Tensor, weights: Tensor) -> Tensor:

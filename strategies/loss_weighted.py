@@ -66,4 +66,4 @@ class LossWeighted(PeerStrategy[None]):
         total = float(trust.sum())
         weights = trust[1:] / total if total > 0 else torch.zeros_like(trust[1:])
         scores = {"loss": by_sender(inbox, float(measured[0]), measured[1:])}
-        return anchored(inbox, weights, state, scores)
+        return anchored(inbox, weights, state, scores, own_weight=float(trust[0]) / total if total > 0 else 1.0)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from flower_dfl.errors import ByzantineBudgetError, ConfigurationError
 from flower_dfl.protocols import PeerStrategy
-from flower_dfl.strategies.kernels import pairwise_distances, weighted_mean
+from flower_dfl.strategies.kernels import pairwise_distances
+from flower_dfl.strategies.mixing import mixed
 from flower_dfl.types import Aggregate, Inbox, Need, RoundContext
 
 __all__ = ["NearestNeighbourMixing"]
@@ -61,11 +62,11 @@ class NearestNeighbourMixing(PeerStrategy[Any]):
         rows = [update.vector for update in members]
         distances = pairwise_distances(rows, members.index(inbox.own)).cpu().fill_diagonal_(-1)  # itself first, always
         nearest = distances.argsort(dim=1, stable=True)[:, : n - f].tolist()  # (n, n - f)
-        mixed = {
-            update.sender: replace(update, vector=weighted_mean([rows[k] for k in near], [1.0] * (n - f)), digest=None)
+        models = {
+            update.sender: mixed(update, [members[k] for k in near], [1.0] * (n - f))
             for update, near in zip(members, nearest, strict=True)
         }
-        mixture = replace(inbox, own=mixed[inbox.own.sender], received=tuple(mixed[u.sender] for u in inbox.received))
+        mixture = replace(inbox, own=models[inbox.own.sender], received=tuple(models[u.sender] for u in inbox.received))
         result = self.rule.aggregate(mixture, state, ctx)
         weights = dict.fromkeys((update.sender for update in members), 0.0)
         for update, near in zip(members, nearest, strict=True):

@@ -92,5 +92,5 @@ class Sketchguard(PeerStrategy[None]):
 
     def _sketch(self, update: Update, ctx: DigestContext) -> Tensor:
         if update.digest is not None:
-            return update.digest
+            return update.digest.cpu()  # as the others are, wherever an engine keeps what was received
         return count_sketch(update.vector, self.size, ctx.generator(self.SHARED_HASH))

@@ -85,7 +85,8 @@ class Ubar(PeerStrategy[None]):
 
     def _survivors(self, near: Tensor, near_losses: Tensor, own_loss: float) -> Tensor:
         """Return the indices of the accepted neighbours."""
-        passed = near[near_losses <= own_loss]
-        if self.fallback == "best" and len(passed) == 0 and len(near) > 0:
-            return near[near_losses.argmin()].reshape(1)
+        measured = near_losses.isfinite()
+        passed = near[measured & (near_losses <= own_loss)]
+        if self.fallback == "best" and len(passed) == 0 and bool(measured.any()):
+            return near[near_losses.nan_to_num(nan=torch.inf).argmin()].reshape(1)
         return passed

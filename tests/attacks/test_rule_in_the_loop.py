@@ -246,3 +246,14 @@ def test_rule_and_inner_attack_are_built_from_names_or_tables():
 def test_parameters_that_do_not_fit_are_refused_at_construction(params, message):
     with pytest.raises(ConfigurationError, match=message):
         RuleInTheLoop(**params)
+
+
+def test_a_colluder_that_has_diverged_leads_nobody():
+    honest = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+    lost, sound = torch.tensor([torch.nan, 0.0]), torch.tensor([9.0, 0.0])
+
+    led = craft(RuleInTheLoop(Within(5.0), LabelFlip()), honest, torch.stack([lost, sound]), attacker=1)
+    alone = craft(RuleInTheLoop(Within(5.0), LabelFlip()), honest, torch.stack([lost, lost]), attacker=1)
+
+    assert torch.allclose(led, torch.tensor([5.0, 0.0]), atol=0.01)
+    assert alone.tolist() == [1.0, 0.0]  # the honest mean

@@ -224,3 +224,13 @@ def test_a_receiver_that_is_byzantine_hears_the_lie_as_it_is():
     sent = craft(Equivocate(SignFlip()), HONEST, BYZANTINE, receiver=7, neighbours=nx.complete_graph(9))
 
     torch.testing.assert_close(sent, -BYZANTINE[0])
+
+
+def test_a_sybil_that_has_diverged_leads_nobody():
+    lost = torch.full((1, 5), torch.nan)
+    watcher = Watcher()
+
+    sent = craft(Sybil(watcher), HONEST, torch.cat([lost, BYZANTINE]), attacker=3)
+
+    assert torch.equal(sent, BYZANTINE[0])
+    assert watcher.seen == [(7, [7], 1, 7)]

@@ -30,6 +30,13 @@ def test_updates_are_scaled_to_the_root_updates_length_and_weighed_by_their_cosi
     assert trust.tolist() == pytest.approx([0.6, 0.0, 0.0, 1.0])
 
 
+@pytest.mark.parametrize("length", [1e-44, 1e-39, 1e-20, 1e20, 1e38])
+def test_the_length_of_an_update_does_not_matter(length):
+    step, _ = fltrust_update(torch.ones(8), [torch.full((8,), length), torch.ones(8)])
+
+    torch.testing.assert_close(step, torch.ones(8))
+
+
 @pytest.mark.parametrize(
     ("root", "updates"),
     [

@@ -110,3 +110,11 @@ def test_parameters_out_of_range_are_refused():
         DflTrust(alpha=0.0)
     with pytest.raises(ConfigurationError, match="space must be 'update' or 'model', got 'gradient'"):
         DflTrust(space="gradient")
+
+
+def test_a_step_beyond_float32_ends_at_its_largest_number():
+    # The own update has norm 3e38 * sqrt(20); all of it along one axis is more than float32 holds.
+    result = aggregate(DflTrust(), torch.full((20,), 3e38), torch.eye(20)[:1])
+
+    assert torch.isfinite(result.vector).all()
+    assert float(result.vector[0]) == torch.finfo(torch.float32).max

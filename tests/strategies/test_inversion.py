@@ -200,3 +200,25 @@ def test_an_absurd_base_gives_finite_inputs_within_the_bound():
 
     assert torch.isfinite(result.inputs).all()
     assert result.inputs.abs().max() <= 1e6
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_of_a_target_beyond_all_gradients_only_the_direction_counts(optimizer):
+    learner, base, start, labels = small()
+    direction = torch.nn.functional.normalize(torch.randn(6, generator=torch.Generator().manual_seed(2)), dim=0)
+
+    longest, huge, overflown = (
+        (invert(learner, base, scale * direction, start, labels, optimizer=optimizer).inputs - start).flatten()
+        for scale in (1e4, 1e30, 3e38)
+    )
+
+    for moved in (huge, overflown):
+        assert float(torch.cosine_similarity(moved, longest, dim=0)) > 0.99
+        assert float(moved.norm()) == pytest.approx(float(longest.norm()), rel=0.2)
+
+
+@pytest.mark.parametrize("scale", [1e20, 3e38])
+def test_the_residual_of_a_huge_target_is_one_not_infinite(scale):
+    learner, base, start, labels = small()
+
+    assert residual(learner, base, torch.full((6,), scale), start, labels) == pytest.approx(1.0)

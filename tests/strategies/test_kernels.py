@@ -225,3 +225,13 @@ def test_a_gpu_gives_the_same_results():
     for kernel in (kernels.coordinate_median, lambda r: kernels.mean_around_median(r, 4), kernels.geometric_median):
         torch.testing.assert_close(kernel(there).cpu(), kernel(rows))
     torch.testing.assert_close(kernels.pairwise_distances(there, 0).cpu(), kernels.pairwise_distances(rows, 0))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6, 1e12, 1e20])
+def test_distances_between_others_do_not_depend_on_where_the_own_row_is(scale):
+    rows = random_rows(4, 500)
+    near = torch.stack([rows[1], rows[1] + 0.01 * rows[2], rows[3]])
+
+    distances = kernels.pairwise_distances([rows[0] * scale, *near], 0)
+
+    torch.testing.assert_close(distances[1:, 1:], torch.cdist(near.double(), near.double()), rtol=1e-4, atol=1e-9)

@@ -231,3 +231,48 @@ def test_training_alone_ignores_everybody():
 def test_parameters_out_of_range_are_refused(rule, params, message):
     with pytest.raises(ConfigurationError, match=message):
         rule(**params)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_diverged_own_model_counts_by_its_loss_not_by_a_rounding_of_one(seed):
+    # Its weight is about 1e-20: as a difference from 1 it was 0, or 2e-16, which times 1e20 is far away.
+    generator = torch.Generator().manual_seed(seed)
+    own, received = torch.randn(20, generator=generator) * 1e20, torch.randn(2, 20, generator=generator)
+    learner, data = linear_learner(20), small_data(10)
+
+    result = aggregate(LossWeighted(), own, received, learner=learner, data=data)
+
+    kept = [result.weights[k] for k in range(3)]
+    by_hand = sum(w * x.double() for w, x in zip(kept, [own, *received], strict=True))
+    assert 0 < kept[0] < 1e-17
+    torch.testing.assert_close(result.vector.double(), by_hand, rtol=1e-5, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Squared(FirstCoordinate):
+    """The loss of a model is the square of its first coordinate, which overflows."""
+
+    def loss(self, vector, inputs, labels):
+        return vector[0].square()
+
+
+def test_ubar_takes_no_neighbour_whose_loss_is_not_finite_even_as_the_best_of_bad_ones():
+    hopeless = rows([1e30, 0.0], [-1e30, 0.0])
+
+    alone = aggregate(Ubar(rho=1.0), rows(1.0, 0.0), hopeless, learner=Squared())
+    diverged = aggregate(Ubar(rho=1.0), rows(2e30, 0.0), hopeless, learner=Squared())
+    worse = aggregate(Ubar(rho=1.0), rows(1.0, 0.0), rows([1e30, 0.0], [3.0, 0.0]), learner=Squared())
+
+    assert alone.weights == diverged.weights == {0: 1.0, 1: 0.0, 2: 0.0}
+    assert worse.weights == {0: 0.5, 1: 0.0, 2: 0.5}
+
+
+@pytest.mark.parametrize(("alpha", "count", "near"), [(0.28, 25, 7), (0.56, 25, 14), (0.07, 100, 7), (0.3, 5, 2)])
+def test_the_share_of_the_nearest_is_rounded_up_from_its_value_not_from_its_rounding(alpha, count, near):
+    distances = torch.arange(1000.0)
+    first, second = (
+        set(stratified_sample(distances, count, alpha, torch.Generator().manual_seed(seed)).tolist()) for seed in (0, 1)
+    )
+
+    assert set(range(near)) <= first & second
+    assert near not in first & second

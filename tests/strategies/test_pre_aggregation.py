@@ -1,6 +1,7 @@
 """Mixing, clipping and bucketing before any other rule."""
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from flower_dfl.strategies.nna import NearestNeighbourAveraging
 from flower_dfl.strategies.nnm import NearestNeighbourMixing
 from flower_dfl.strategies.self_centered_clipping import SelfCenteredClipping
 from flower_dfl.testing import aggregate
-from flower_dfl.types import Aggregate, Inbox, RoundContext, Update
+from flower_dfl.types import Aggregate, Inbox, Need, RoundContext, Update
 
 
 class Recorder(PeerStrategy[None]):
@@ -36,6 +37,12 @@ class Recorder(PeerStrategy[None]):
         scores = {"position": {update.sender: float(update.vector[0]) for update in inbox.members}}
         vector = torch.stack([update.vector for update in inbox.members]).mean(dim=0)
         return Aggregate(vector, state, weights, scores, ("seen",))
+
+
+class RecorderOfBases(Recorder):
+    """Likewise, with the senders' bases."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.SENDER_BASE})
 
 
 def column(*values):
@@ -257,3 +264,23 @@ def test_parameters_out_of_range_are_refused():
         ClipFirst(Average(), tau=0.0)
     with pytest.raises(ConfigurationError, match="size must be at least 1, got 0"):
         Bucketing(Average(), size=0)
+
+
+# Own at 0 from base 0, neighbours at 2 from 1 and at 8 from 4: updates 0, 1, 4.
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        # n - f = 2 nearest of 0, 2, 8: {0,2}, {2,0}, {8,2}
+        (NearestNeighbourMixing, [(1.0, 0.5), (1.0, 0.5), (5.0, 2.5)]),
+        # radius 4: 8 is halved on the way to 0
+        (lambda inner: ClipFirst(inner, tau=4.0), [(0.0, 0.0), (2.0, 1.0), (4.0, 2.0)]),
+        (lambda inner: Bucketing(inner, size=2), [(0.0, 0.0), (5.0, 2.5)]),
+    ],
+)
+def test_a_mixed_model_goes_with_the_base_mixed_alike(rule, expected):
+    inner = RecorderOfBases()
+
+    aggregate(rule(inner), torch.zeros(1), column(2.0, 8.0), bases=column(1.0, 4.0), f=1)
+
+    ((inbox, _),) = inner.seen
+    assert [(float(u.vector), float(u.base)) for u in inbox.members] == expected

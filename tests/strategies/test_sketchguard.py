@@ -86,3 +86,15 @@ def test_parameters_out_of_range_are_refused():
         Sketchguard(size=0)
     with pytest.raises(ConfigurationError, match="gamma must be positive, got -1"):
         Sketchguard(gamma=-1.0)
+
+
+def test_digests_come_from_whatever_device_they_were_put_on():
+    # An engine may keep what was received on an accelerator and the node's own on the CPU. Of "meta" nothing can be
+    # read, so that the rule cannot get past asking for it: without asking, torch complains of two devices.
+    own = Update(0, 3, torch.ones(4), digest=torch.ones(1000))
+    there = Update(1, 3, torch.ones(4), digest=torch.ones(1000, device="meta"))
+    inbox = Inbox(own, (there,), torch.ones(1, dtype=torch.float64) / 2)
+    context = RoundContext(0, 3, 10, torch.zeros(4), 0, 0.1, 2.0, 5)
+
+    with pytest.raises(NotImplementedError, match="meta"):
+        Sketchguard().aggregate(inbox, None, context)
