@@ -45,7 +45,8 @@ class RuleInTheLoop(Attack):
 
     What the attackers cannot know is replaced: a rule's memory by that of a first round, the receiver's training data
     by that of its first Byzantine neighbour, running statistics of normalisation layers by the sender's own. Where
-    these decide, the bound is an estimate: a rule whose memory widens what it accepts is attacked less than it could be.
+    these decide, the bound is an estimate: a rule whose memory widens what it accepts is attacked less than it could
+    be.
 
     Args:
         rule: The receivers' rule; in configurations a name, or ``{name = "krum", params = {}}``.
