@@ -10,6 +10,7 @@ that round: it goes on from the start-of-round model that it has.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -39,6 +40,7 @@ from flower_dfl.types import (
     RoundContext,
     Update,
 )
+from flower_dfl.validation import check_fields
 from flower_dfl.vectors import all_finite, fingerprint, load_buffers
 
 __all__ = ["NodeFacts", "Report", "aggregate", "attack_context", "node_facts", "play", "receive", "step_name", "strike"]
@@ -103,7 +105,11 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
-        """Undo :meth:`to_json`."""
+        """Undo :meth:`to_json`.
+
+        Raises:
+            ValueError: The text is no report; likewise TypeError, KeyError, AttributeError.
+        """
         values = json.loads(text)
         values["weights"] = {int(node): weight for node, weight in values["weights"].items()}
         values["scores"] = {
@@ -112,7 +118,28 @@ class Report:
         values["missing"] = {int(node): reason for node, reason in values["missing"].items()}
         values["flags"] = tuple(values["flags"])
         values["rejections"] = tuple(Rejection(**rejection) for rejection in values["rejections"])
-        return cls(**values)
+        return cls(**values).checked()
+
+    def checked(self) -> "Report":
+        """Return the report, or raise ValueError if a value is not what it should be: anybody may have sent it."""
+        try:
+            check_fields(self)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        measured = [value for value in (self.accuracy, self.attack_success_rate) if value is not None]
+        if not all(math.isfinite(value) for value in (*measured, *self.seconds.values())):
+            raise ValueError("accuracy, attack success rate and seconds must be finite")
+        scores = [score for by_member in self.scores.values() for score in by_member.values()]
+        if not all(type(value) in (int, float) for value in (*self.weights.values(), *scores)):
+            raise ValueError("weights and scores must be numbers")
+        texts = (*self.flags, *self.missing.values(), *(rejection.reason for rejection in self.rejections))
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("flags and reasons must be text")
+        if not all(type(rejection.sender) is int for rejection in self.rejections):
+            raise ValueError("senders must be whole numbers")
+        if not all(type(node) is int and isinstance(digest, torch.Tensor) for node, digest in self.digests.items()):
+            raise ValueError("digests must be tensors by node")
+        return self
 
 
 def node_facts(experiment: Experiment, node: NodeId) -> NodeFacts:

@@ -187,8 +187,7 @@ class RunWriter:
                 opened.callback(self._files[name].close)
             opened.push(self.__exit__)  # the run is this writer's now, and so is how it ends
             if mark is None:
-                with storing(folder / "config.toml"):
-                    (folder / "config.toml").write_text(tomli_w.dumps(nest(flatten(config))), encoding="utf-8")
+                _write(folder / "config.toml", tomli_w.dumps(nest(flatten(config))))
                 write_json(folder / "environment.json", _environment(engine, config))
             self.rewind(mark)
             opened.pop_all()  # from here on the caller calls __exit__
@@ -468,7 +467,11 @@ def storing(path: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a file of JSON as a whole, or not at all."""
+    _write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     temporary = path.with_suffix(".partial")
     with storing(path):
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

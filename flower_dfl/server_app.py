@@ -210,7 +210,8 @@ class _Team:
         if isinstance(reply, Failure):
             return self._without_reply(wave, node, message, reply)
         if failure := reply.config_records.get(FAILURE):
-            return self._without_reply(wave, node, message, Failure(str(failure["error"]), bool(failure["lost"])))
+            cause, is_lost = str(failure.get("error", "it did not say why")), bool(failure.get("lost", False))
+            return self._without_reply(wave, node, message, Failure(cause, is_lost))
         try:
             report = _report(node, message, reply)
         except TransportError as error:
@@ -318,7 +319,7 @@ def _report(node: NodeId, message: int, reply: RecordDict) -> Report | None:
     try:
         report = Report.from_json(_text(reply, REPORT))
         digests = reply.config_records.get(DIGESTS, ConfigRecord({"data": codec.pack({})}))
-        report = replace(report, digests=codec.unpack(digests["data"]))  # type: ignore[arg-type]  # bytes, by us
+        report = replace(report, digests=codec.unpack(digests["data"])).checked()  # type: ignore[arg-type]  # bytes, by us
     except (ValueError, TypeError, KeyError, AttributeError, TransportError) as error:
         raise TransportError(f"node {node} sent a report that cannot be read: {error}") from error
     if (report.node, report.round) != (node, message - 1):

@@ -219,14 +219,15 @@ class DflDetector(PeerStrategy[State]):
         kept = [update for update in inbox.members if update.sender not in removed]
         vector = weighted_mean([update.vector for update in kept], [1.0] * len(kept))
         change = _mean_change(state, {sender: u for sender, u in updates.items() if sender not in removed})
-        points = (*state["points"], (ctx.round, ctx.base.clone()))[-self.window - 1 :]
+        here = (ctx.round, ctx.base.clone())
+        points = (*state["points"], here)[-self.window - 1 :] if change else (here,)
         rounds = {entry[0] for entry in points}
         last = state["last"] | {sender: (ctx.round, update) for sender, update in updates.items()}
         return Aggregate(
             vector=vector,
             state={
                 "points": points,
-                "changes": (*state["changes"], *change)[-self.window :],
+                "changes": (*state["changes"], *change)[-self.window :] if change else (),
                 "last": {
                     s: last[s] for s in sorted(last) if last[s][0] in rounds and (s not in removed or not self.sticky)
                 },
@@ -274,11 +275,16 @@ def _prediction_errors(state: State, updates: dict[NodeId, Tensor], base: Tensor
 
 
 def _mean_change(state: State, updates: dict[NodeId, Tensor]) -> tuple[Tensor, ...]:
-    """Return how the mean update of those changed who were heard in the last round and are now: one vector, or none."""
+    """Return how the mean update of those changed who were heard in the last round and are now: one vector.
+
+    None in a first round, or where nobody was heard in both: then the history begins anew.
+    """
     if not state["points"]:
         return ()
     newest = state["points"][-1][0]
     heard = [sender for sender in updates if sender in state["last"] and state["last"][sender][0] == newest]
+    if not heard:
+        return ()
     return (weighted_mean([updates[sender] - state["last"][sender][1] for sender in heard], [1.0] * len(heard)),)
 
 

@@ -15,6 +15,7 @@ from flower_dfl.strategies.kernels import weighted_mean
 from flower_dfl.strategies.own_data import data_of, learner_of
 from flower_dfl.strategies.trigger_audit import Auditor, Finding, Patch, Search, class_sample
 from flower_dfl.types import Aggregate, Inbox, LabelledData, Learner, Need, NodeId, RoundContext
+from flower_dfl.vectors import all_finite
 
 __all__ = ["TrustAnchored"]
 
@@ -126,6 +127,8 @@ class TrustAnchored(PeerStrategy[State]):
         anchor = self._trained_anchor(inbox, state["anchor"], ctx)
         own, accuracy = self._measure(inbox.own.vector, sample, ctx)
         flags = [] if own is inbox.own.vector else ["training-failed"]
+        if anchor is state["anchor"]:
+            flags.append("anchor-failed")
         step = max(state["step"], float((own - ctx.base).double().norm()))
         state = {"anchor": anchor, "gaps": state["gaps"], "step": step}
         if not inbox.received:
@@ -181,14 +184,17 @@ class TrustAnchored(PeerStrategy[State]):
         }
 
     def _trained_anchor(self, inbox: Inbox, anchor: Tensor, ctx: RoundContext) -> Tensor:
-        """Train the anchor for as many steps as the half-step, every label drawn equally often."""
+        """Train the anchor for as many steps as the half-step, every label drawn equally often.
+
+        The old one stays if that ends in numbers that are not finite, as running statistics from a peer can make it.
+        """
         data, learner, draw = data_of(ctx), learner_of(ctx), ctx.generator(self.ANCHOR)
         vector = anchor.clone()
         for _ in range(inbox.own.epochs):
             order = even_draws(data.labels, len(data), draw)
             for batch in torch.split(order, inbox.own.batch_size):
                 vector -= ctx.lr * learner.gradient(vector, data.inputs[batch], data.labels[batch])
-        return vector
+        return vector if all_finite(vector) else anchor
 
     def _repaired(self, vector: Tensor, finding: Finding, auditor: Auditor, ctx: RoundContext) -> Tensor:
         """Train the patches away that an audit finds, and audit again; return ``vector`` itself if it finds none."""

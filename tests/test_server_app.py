@@ -1,5 +1,6 @@
 """What the ServerApp makes of replies, without a network: the replies are told, the hub is the one of the test."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from flower_dfl import codec
 from flower_dfl.checkpoint import load_checkpoint
 from flower_dfl.client_app import app
 from flower_dfl.config import CheckpointConfig, flatten, parse
@@ -21,7 +23,7 @@ from flower_dfl.server_app import _WORKER_DIED, _Team
 from flower_dfl.transport.mailbox import Mailbox
 from flower_dfl.transport.relay import Relay
 from flower_dfl.types import Update
-from flower_dfl.wire import FAILURE, REPORT, STEP
+from flower_dfl.wire import DIGESTS, FAILURE, REPORT, STEP
 
 BASE = {"num-nodes": 4, "num-byzantine": 1, "topology.name": "complete", "attack.name": "alie"}
 DIED = Failure(f"{_WORKER_DIED}: killed")
@@ -69,6 +71,11 @@ def reported(text):
     return RecordDict({REPORT: ConfigRecord({"json": text})})
 
 
+def changed(**values):
+    """A report of the attacker with some values of another kind."""
+    return json.dumps(json.loads(Report(ATTACKER, 1).to_json()) | values)
+
+
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch):
     monkeypatch.setattr("flower_dfl.server_app._REDELIVERY_PAUSE", 0.0)
@@ -106,6 +113,15 @@ def test_a_failure_keeps_its_cause_where_the_mailbox_is_dead_too(wave):
         ("", "that cannot be read: "),
         ("[]", "that cannot be read: "),
         ('{"node": 3}', "that cannot be read: "),
+        (changed(accuracy=float("nan")), "that cannot be read: accuracy, attack success rate and seconds must be "),
+        (changed(accuracy="0.5"), "that cannot be read: accuracy must be float or NoneType, got '0.5' (str)"),
+        (changed(seconds={"train": "b"}), "that cannot be read: "),
+        (changed(bytes_received="7"), "that cannot be read: bytes_received must be int, got '7' (str)"),
+        (changed(missing={"1": []}), "that cannot be read: flags and reasons must be text"),
+        (changed(flags=[1]), "that cannot be read: flags and reasons must be text"),
+        (changed(weights={"0": "1"}), "that cannot be read: weights and scores must be numbers"),
+        (changed(scores={"distance": {"0": None}}), "that cannot be read: weights and scores must be numbers"),
+        (changed(rejections=[{"sender": "0", "reason": ""}]), "that cannot be read: senders must be whole numbers"),
         (Report(0, 1).to_json(), "of node 0, round 1; expected round 1"),
         (Report(ATTACKER, 7).to_json(), "of node 3, round 7; expected round 1"),
     ],
@@ -119,6 +135,18 @@ def test_a_report_that_cannot_be_the_nodes_is_its_failure_and_its_letters_do_not
     assert isinstance(found, Failure)
     assert found.cause.startswith(f"node 3 sent a report {said}")
     assert relay.letters_for(0, [(ATTACKER, 2)])["letters"] == {}
+
+
+@pytest.mark.parametrize("digests", [(1, 2), {0: 1}, {"0": torch.ones(1)}])
+def test_digests_that_are_none_make_the_report_a_failure(digests):
+    reply = reported(Report(ATTACKER, 1).to_json())
+    reply[DIGESTS] = ConfigRecord({"data": codec.pack(digests)})
+
+    assert isinstance(outcome(Relay(1), reply), Failure)
+
+
+def test_a_failure_without_words_is_a_failure():
+    assert outcome(Relay(1), RecordDict({FAILURE: ConfigRecord({"x": 1})})) == Failure("it did not say why", False)
 
 
 def test_a_handshake_without_facts_is_an_error_of_the_engine(monkeypatch):

@@ -14,7 +14,6 @@ from flower_dfl.code_version import code_version
 from flower_dfl.engines.flower import run_flower
 from flower_dfl.engines.local import run_local
 from flower_dfl.errors import DflError, ResumeError
-from flower_dfl.records import reopen
 from flower_dfl.replay import recorded_rounds, replay
 
 __all__ = ["resume", "verify"]
@@ -49,7 +48,6 @@ def resume(
         if chosen == "local":
             run_local(config, folder, display.round, resume=True)
         else:
-            reopen(folder, closed)
             resources = {"cpus_per_node": cpus_per_node, "gpus_per_node": gpus_per_node}
             run_flower(config, folder, display.round, **resources, ray_address=ray_address)
     display.conclude(folder)

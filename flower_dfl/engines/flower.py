@@ -25,10 +25,11 @@ import psutil
 import tomli_w
 
 import flower_dfl
+from flower_dfl.checkpoint import load_checkpoint
 from flower_dfl.config import RunConfig, flatten
 from flower_dfl.engines.guardian import END_TIMEOUT
 from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
-from flower_dfl.records import RoundSummary, end_unfinished, summarise_round
+from flower_dfl.records import RoundSummary, end_unfinished, reopen, summarise_round
 from flower_dfl.wire import RUN_FOLDER_VARIABLE
 
 __all__ = ["find_cluster", "private_superlink", "program", "run_flower"]
@@ -72,6 +73,9 @@ def run_flower(
             "expected a whole number of CPUs per worker, at least 1, and no negative share of GPUs, "
             f"got {cpus_per_node:g} and {gpus_per_node:g}"
         )
+    if (folder / "summary.json").exists():
+        checkpoint = load_checkpoint(folder, config)
+        reopen(folder, 0 if checkpoint is None else checkpoint.round)
     with tempfile.TemporaryDirectory(prefix="flower-dfl-", ignore_cleanup_errors=True) as scratch:
         workplace = Path(scratch)
         _write_app(workplace / "app", config)
@@ -274,7 +278,7 @@ def _watch(
         if time.monotonic() - asked > wait:  # asking takes more than a second of a processor
             said = status()
             asked, wait = time.monotonic(), min(2 * wait, _LONGEST_SILENCE)
-            if said.startswith("finished") and _summary(folder).get("status", "running") == "running":
+            if said.startswith("finished") and _summary(folder).get("status") not in ("completed", "failed"):
                 raise DflError(f"Flower ended the run ({said}) before its end; see {folder / 'flower.log'}")
         time.sleep(_POLL)
 

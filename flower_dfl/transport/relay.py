@@ -217,20 +217,25 @@ class Relay:
         """Nothing to end."""
 
     def _memory(self, node: NodeId) -> Memory | None:
-        if node not in self._memories:
-            model = self._model(node)
-            return None if model is None else Memory(0, ModelState(*model), None, None)
         try:
-            return Memory.from_tree(codec.unpack(self._memories.pop(node)))
+            memory = Memory.from_tree(codec.unpack(self._memories.pop(node)))
         except (TransportError, TypeError, ValueError, KeyError, AttributeError):
-            return None
+            memory = None
+        if memory is not None and type(memory.round) is int and _is_model(memory.start.vector, memory.start.buffers):
+            return memory
+        model = self._model(node)
+        return None if model is None else Memory(0, ModelState(*model), None, None)
 
     def _model(self, node: NodeId) -> tuple[Tensor, Tensor] | None:
         try:
             vector, buffers = codec.unpack(self._models.get(node, b""))
         except (TransportError, TypeError, ValueError):
             return None
-        return (vector, buffers) if isinstance(vector, Tensor) and isinstance(buffers, Tensor) else None
+        return (vector, buffers) if _is_model(vector, buffers) else None
+
+
+def _is_model(vector: object, buffers: object) -> bool:
+    return all(isinstance(part, Tensor) and part.ndim == 1 and part.is_floating_point() for part in (vector, buffers))
 
 
 def _slot(sender: NodeId, round: int) -> str:

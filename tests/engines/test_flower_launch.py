@@ -1,13 +1,16 @@
 """What is refused before anything is started; the runs themselves are in tests/integration."""
 
+import json
 import socket
+from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from flower_dfl.config import RunConfig
 from flower_dfl.engines import flower
 from flower_dfl.engines.flower import find_cluster, run_flower
-from flower_dfl.errors import ConfigurationError, TransportError
+from flower_dfl.errors import ConfigurationError, DflError, TransportError
 
 
 @pytest.fixture
@@ -69,3 +72,35 @@ def test_a_machine_too_busy_to_say_how_a_run_is_does_not_end_the_run(tmp_path, m
     monkeypatch.setattr(flower, "_START_TIMEOUT", 0.2)
 
     assert flower._status(tmp_path, {"PATH": "/usr/bin:/bin"}, "1") == "unknown"
+
+
+def write_summary(folder, status, error):
+    folder.joinpath("summary.json").write_text(json.dumps({"status": status, "error": error, "rounds": 7}))
+    for name in ("rounds.jsonl", "edges.jsonl", "failures.jsonl"):
+        folder.joinpath(name).touch()
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted", "completed"])
+def test_a_run_that_goes_on_is_not_judged_by_how_it_ended_before(tmp_path, monkeypatch, status):
+    @contextmanager
+    def broken(*_):
+        raise TransportError("the new error")
+        yield
+
+    monkeypatch.setattr(flower, "private_superlink", broken)
+    write_summary(tmp_path, status, "the old error")
+
+    with pytest.raises(TransportError, match="the new error"):
+        run_flower(RunConfig(), tmp_path)
+
+    found = json.loads(tmp_path.joinpath("summary.json").read_text())
+    assert (found["status"], found["error"], found["rounds"]) == ("failed", "TransportError: the new error", 0)
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted"])
+def test_a_run_that_flower_has_ended_is_not_waited_for(tmp_path, monkeypatch, status):
+    monkeypatch.setattr(flower, "_STATUS_EVERY", 0.0)
+    write_summary(tmp_path, status, None)
+
+    with pytest.raises(DflError, match=r"Flower ended the run \(finished:stopped\) before its end"):
+        flower._watch(tmp_path, psutil.Process(), lambda: "finished:stopped", lambda summary: None)

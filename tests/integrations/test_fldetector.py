@@ -155,3 +155,19 @@ def test_impossible_settings_are_refused(settings, message):
 def test_it_needs_the_global_model():
     with pytest.raises(ConfigurationError, match="call start or configure_train first"):
         FLDetector().aggregate_train(1, replies([[1.0] * 4]))
+
+
+def test_rounds_that_share_no_client_begin_the_history_anew():
+    strategy, model = FLDetector(), torch.zeros(4)
+
+    for server_round, nodes in enumerate([(1, 2, 3), (4, 5, 6), (4, 5, 6), (4, 5, 6)], 1):
+        asked = ask(strategy, model, nodes, server_round)
+        arrays, _ = strategy.aggregate_train(
+            server_round, [reply(node, honest(model, server_round, node)) for node in asked]
+        )
+        model = vector_of(arrays)
+
+    state = strategy._state
+    assert [number for number, _ in state["points"]] == [2, 3, 4]
+    assert len(state["changes"]) == 2
+    assert set(state["last"]) == {4, 5, 6}

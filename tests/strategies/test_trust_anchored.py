@@ -425,3 +425,20 @@ def test_the_anchor_sees_every_label_equally_often():
 def test_parameters_out_of_range_are_errors(parameters, message):
     with pytest.raises(ConfigurationError, match=message):
         TrustAnchored(**parameters)
+
+
+class Spoiled(TorchLearner):
+    """Running statistics of a peer can be such that no gradient is a number."""
+
+    def gradient(self, vector, inputs, labels):
+        return torch.full_like(super().gradient(vector, inputs, labels), torch.nan)
+
+
+def test_an_anchor_that_fails_stays_as_it_was_and_is_flagged():
+    own, spoiled = clean(seed=1), Spoiled(learner().module, (1, SIDE, SIDE), CLASSES)
+
+    result = aggregate(TrustAnchored(per_class=10, pixels=4), own, own[None][:0], learner=spoiled, data=images())
+
+    assert torch.equal(result.state["anchor"], own)
+    assert result.flags == ("anchor-failed",)
+    assert run([clean(seed=2)]).flags == ()

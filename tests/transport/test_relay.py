@@ -334,7 +334,29 @@ def test_what_arrives_late_is_rejected_or_accepted_alike_before_and_after_a_chec
     assert after[1] == before[1]
 
 
-@pytest.mark.parametrize("data", [b"", b"text", codec.pack(3), codec.pack({"start": 1}), codec.pack([1, 2])])
+LIE = {"round": 1, "half_step": None, "strategy_state": None, "integer_buffers": None, "seconds": {}}
+LIES = [
+    LIE | {"start": ("a", "b", ())},
+    LIE | {"start": (torch.ones(2), torch.ones(0), ()), "round": "x"},
+    LIE | {"start": (torch.ones(2, 2), torch.ones(0), ())},
+    LIE | {"start": (torch.ones(2, dtype=torch.int64), torch.ones(0), ())},
+]
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_instead_of_a_memory_that_is_none_the_last_known_model_counts(lie):
+    relay = Relay(1)
+    relay.accept(0, 1, RecordDict({MODEL: ConfigRecord({"data": codec.pack((torch.ones(2), torch.ones(0)))})}))
+    relay.accept(0, 1, RecordDict({MEMORY: ConfigRecord({"data": codec.pack(lie)})}))
+
+    ((node, found),) = relay.memories([0])
+
+    assert (node, found.round, found.start.vector.tolist()) == (0, 0, [1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"text", codec.pack(3), codec.pack({"start": 1}), codec.pack([1, 2]), *map(codec.pack, LIES)]
+)
 def test_a_memory_that_cannot_be_read_is_as_good_as_none(data):
     relay, reply = Relay(1), RecordDict({MEMORY: ConfigRecord({"data": data})})
     relay.accept(0, 1, reply)
