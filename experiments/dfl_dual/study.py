@@ -252,6 +252,7 @@ STUDIES: Mapping[str, Study] = {
         (*BASELINES, "dfl-dual", *_REFERENCES),
         ("label-flip", "echo x 2", "echo x 10", "echo x 100"),
         (_FASHION_FC, ("mnist", "lr"), *_CNN),
+        {"60 % Byzantine": {}, "10 % Byzantine": {"num-byzantine": 1}},
     ),
     "held-out": Study(
         ("dfl", "dfl-dual", "trust-anchored", "oracle", "local-only"),
