@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
+from flower_dfl.strategies.clipping import distances_to
 from flower_dfl.strategies.inversion import balanced_labels, invert, residual
 from flower_dfl.strategies.kernels import cosines, pairwise_distances, weighted_mean
 from flower_dfl.strategies.two_median import two_median
@@ -99,6 +100,7 @@ def dual_decision(
     c2: float = 1.5,
     q: Literal["mean", "sum"] = "mean",
     base: Tensor | None = None,
+    trust_length: bool = False,
     trust_bootstrapping: bool = True,
     euclidean: bool = True,
     include_own: bool = True,
@@ -118,6 +120,7 @@ def dual_decision(
         c2: Upper bound of the divergence ratio, above 1.
         q: Whether eq. 13 sums (as printed) or averages over the trusted cluster.
         base: Compare updates relative to this vector instead of models in eq. 8.
+        trust_length: Multiply eq. 8 by the shorter of the two lengths over the longer.
         trust_bootstrapping: False always takes the nearer cluster (the paper's *w/o TB*).
         euclidean: False leaves the model domain out (the paper's *w/o ED*).
         include_own: Always keep the node itself.
@@ -134,9 +137,14 @@ def dual_decision(
     bound = _bound(c1, pairs, np.delete(combined[own].numpy(), own))
     clipped = bool((pairs >= bound).all()) and len(rows) > 2 and bool((pairs > 0).any())
     combined = combined.clamp(max=bound).fill_diagonal_(0)
+    trust = cosines(rows, own, base).cpu()
+    if trust_length:
+        lengths = distances_to(torch.zeros_like(rows[own]) if base is None else base, rows)
+        longer = lengths.clamp(min=float(lengths[own]))
+        trust *= torch.where(longer > 0, lengths.clamp(max=float(lengths[own])) / longer, 1.0)
     return select_trusted(
         combined,
-        cosines(rows, own, base).cpu(),
+        trust,
         own,
         c2=c2,
         q=q,
@@ -275,7 +283,7 @@ class DflDual(PeerStrategy[None]):
     Stateless, needs no Byzantine budget. With a single neighbour, or where every distance is clipped, nothing can be
     told apart and everybody is accepted; the result then carries a flag. Without attackers the forced split still drops
     about half of the neighbours. Trust is a cosine and knows no length: a magnified copy of the receiver's own model is
-    trusted before any honest one (attack ``echo``), and nothing in eqs. 8-15 stops it.
+    trusted before any honest one (attack ``echo``), and nothing in eqs. 8-15 stops it. ``trust_length`` does.
 
     The paper leaves its constants to a supplement. The preset ``calibrated`` is what filtered label flipping, scaling,
     DBA and the Krum attack in our measurements; ``literal`` follows the printed equations (target with the printed
@@ -302,6 +310,8 @@ class DflDual(PeerStrategy[None]):
         c2: Bound of the divergence, finite and above 1: 1.5 or 10. Large values let the mildest attacker in.
         q: ``mean`` or ``sum`` of eq. 13.
         trust_space: Eq. 8 compares ``model`` (as printed) or ``update`` (fails: honest updates are near orthogonal).
+        trust_length: Multiply eq. 8 by the shorter of the two lengths over the longer (not in the paper), so that what
+            points the same way at another length is not the same.
         include_own: Always keep the own model; true or false.
         variant: ``full``, or the ablations of the paper's Table 3: ``without-ed``, ``without-wd``, ``without-tb``.
         residuals: Also record as a score how badly each member's dummy set explains its update: 0 perfectly, 1 not at
@@ -327,6 +337,7 @@ class DflDual(PeerStrategy[None]):
     c2: float = _BY_PRESET
     q: Literal["mean", "sum"] = _BY_PRESET
     trust_space: Literal["model", "update"] = "model"
+    trust_length: bool = False
     include_own: bool = _BY_PRESET
     variant: Literal["full", "without-ed", "without-wd", "without-tb"] = "full"
     residuals: bool = False
@@ -380,6 +391,7 @@ class DflDual(PeerStrategy[None]):
             c2=self.c2,
             q=self.q,
             base=ctx.base if self.trust_space == "update" else None,
+            trust_length=self.trust_length,
             trust_bootstrapping=self.variant != "without-tb",
             euclidean=self.variant != "without-ed",
             include_own=self.include_own,

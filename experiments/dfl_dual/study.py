@@ -90,6 +90,7 @@ RULES: Mapping[str, Settings] = {
     "dfl-dual, without ED": {"strategy.name": "dfl-dual", "strategy.params": {"variant": "without-ed"}},
     "dfl-dual, without WD": {"strategy.name": "dfl-dual", "strategy.params": {"variant": "without-wd"}},
     "dfl-dual, without TB": {"strategy.name": "dfl-dual", "strategy.params": {"variant": "without-tb"}},
+    "dfl-dual, trust by length": {"strategy.name": "dfl-dual", "strategy.params": {"trust_length": True}},
     "oracle": {"strategy.name": "oracle"},
     "local-only, balanced": {"strategy.name": "local-only", **BALANCED},
     "local-only": {"strategy.name": "local-only"},
@@ -249,8 +250,8 @@ STUDIES: Mapping[str, Study] = {
         title=("balanced",),
     ),
     "echo": Study(
-        (*BASELINES, "dfl-dual", *_REFERENCES),
-        ("label-flip", "echo x 2", "echo x 10", "echo x 100"),
+        (*BASELINES, "dfl-dual", "dfl-dual, trust by length", *_REFERENCES),
+        ("label-flip", "scaling", "echo x 2", "echo x 10", "echo x 100"),
         (_FASHION_FC, ("mnist", "lr"), *_CNN),
         {"60 % Byzantine": {}, "10 % Byzantine": {"num-byzantine": 1}},
     ),
@@ -271,7 +272,9 @@ STUDIES: Mapping[str, Study] = {
         seeds=(20, 21),
     ),
     "frontier": Study(
-        tuple(name for name in RULES if name not in (*_VARIANTS[1:], "local-only, balanced")),
+        tuple(
+            name for name in RULES if name not in (*_VARIANTS[1:], "dfl-dual, trust by length", "local-only, balanced")
+        ),
         ("none", "label-flip", "backdoor", "backdoor, poison 0.05", "drip 0.4"),
         (_FASHION_FC,),
         common=BALANCED,

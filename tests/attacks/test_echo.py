@@ -25,12 +25,18 @@ def test_the_echo_is_no_alias():
 
 # Cosines of 1 make the echoes the node's trusted cluster (eq. 11), so that its own q (eq. 13) is their distance, and
 # nobody is farther off. Among several echoes, which are at distance 0 of one another, q is 0: they alone are selected.
-@pytest.mark.parametrize(("echoes", "accepted"), [(1, {0, 1, 2, 3, 4}), (3, {0, 4, 5, 6})])
-def test_dfl_dual_prefers_huge_echoes_to_its_honest_neighbours(echoes, accepted):
+@pytest.mark.parametrize(
+    ("echoes", "accepted", "asks_for_length"),
+    [(1, {0, 1, 2, 3, 4}, False), (3, {0, 4, 5, 6}, False), (1, {0, 1, 2, 3}, True), (3, {0, 1, 2, 3}, True)],
+)
+def test_dfl_dual_prefers_huge_echoes_to_honest_neighbours_unless_it_asks_for_their_length(
+    echoes, accepted, asks_for_length
+):
     honest = torch.randn(4, 30, generator=torch.Generator().manual_seed(0)) * 0.3 + 1
     sent = craft(Echo(gamma=1000.0), honest, torch.zeros(1, 30))
 
-    weights = aggregate(DflDual(variant="without-wd"), honest[0], torch.stack([*honest[1:], *[sent] * echoes])).weights
+    rule = DflDual(variant="without-wd", trust_length=asks_for_length)
+    weights = aggregate(rule, honest[0], torch.stack([*honest[1:], *[sent] * echoes])).weights
 
     assert {node for node, weight in weights.items() if weight > 0} == accepted
 

@@ -598,3 +598,15 @@ def test_absurd_but_finite_messages_give_a_finite_digest():
     digest = DflDual(iterations=3).digest(message(value=3e38, base=torch.full((12,), -3e38)), shared_context())
 
     assert torch.isfinite(digest).all()
+
+
+def test_trust_may_ask_for_the_same_length_as_well():
+    own, received = (
+        torch.tensor([3.0, 4.0]),
+        torch.tensor([[30.0, 40.0], [1.5, 2.0], [-6.0, -8.0], [4.0, -3.0], [0.0, 0.0]]),
+    )
+
+    trust = aggregate(DflDual(variant="without-wd", trust_length=True), own, received).scores["trust"]
+
+    # cosines 1, 1, -1, 0, 0 and lengths 50, 2.5, 10, 5, 0 against 5
+    assert trust == pytest.approx({0: 1.0, 1: 0.1, 2: 0.5, 3: -0.5, 4: 0.0, 5: 0.0})
