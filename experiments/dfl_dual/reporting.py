@@ -150,12 +150,10 @@ def _summary(groups: Mapping[tuple[str, ...], Sequence[Result]]) -> list[str]:
         counts = sorted({len(group) for group in (calm, *attacks.values()) if group})
         seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         row = [data, model, variation, rule, seeds, _spread(calm, "honest_accuracy_mean", min)]
-        if accuracies:
-            lowest = min(accuracies, key=lambda name: fmean(accuracies[name]))
-            row.append(f"{_spread(attacks[lowest], 'honest_accuracy_mean', min)}, {lowest}")
-        if rates:
-            highest = max(rates, key=lambda name: fmean(rates[name]))
-            row.append(f"{_spread(attacks[highest], 'attack_success_rate_mean', max)}, {highest}")
+        lowest = min(accuracies, key=lambda name: fmean(accuracies[name]), default="")
+        row.append(f"{_spread(attacks[lowest], 'honest_accuracy_mean', min)}, {lowest}" if lowest else "-")
+        highest = max(rates, key=lambda name: fmean(rates[name]), default="")
+        row.append(f"{_spread(attacks[highest], 'attack_success_rate_mean', max)}, {highest}" if highest else "-")
         lines.append(f"| {' | '.join(row)} |")
     return lines
 

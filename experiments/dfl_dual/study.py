@@ -188,8 +188,8 @@ _CNN = (("mnist", "cnn"), ("fashion-mnist", "cnn"))
 
 OF_ANCHORED = (
     "none", "label-flip", "krum", "scaling", "dba", "back-gradient", "backdoor", "backdoor, poison 0.15",
-    "backdoor, poison 0.05", "drip 0.2", "drip 0.4", "drip 0.6", *(name for name in ATTACKS if name.startswith("alie")),
-    "adaptive scaling, beta = 0.5", "rule-in-the-loop",
+    "backdoor, poison 0.05", "drip 0.2", "drip 0.4", "drip 0.6",
+    *(name for name in ATTACKS if name.startswith("alie, z")), "adaptive scaling, beta = 0.5", "rule-in-the-loop",
 )  # fmt: skip
 """What the rule anchored in own data is judged by."""
 
@@ -205,7 +205,7 @@ STUDIES: Mapping[str, Study] = {
     ),
     "beside": Study(
         ("dfl", "dfl-dual", "oracle"),
-        ("backdoor", *(name for name in ATTACKS if name.startswith("alie"))),
+        ("backdoor", *(name for name in ATTACKS if name.startswith("alie, z"))),
         (_FASHION_FC,),
     ),
     "table3": Study(_VARIANTS, ("scaling", "alie, z = 4", "dba"), (_FASHION_FC, *_CNN, _CIFAR)),

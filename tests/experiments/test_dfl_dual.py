@@ -203,6 +203,23 @@ def test_the_worst_of_all_attacks_stands_above_the_table(study, tmp_path):
     assert f"| fashion-mnist | fc |  | trust-anchored | 1 to 2 | {worst}" in path.read_text(encoding="utf-8")
 
 
+def test_a_study_without_backdoors_has_no_worst_attack_success(study, tmp_path):
+    import reporting
+
+    cells = list(study.cells_of(study.STUDIES["untargeted"], "standard", rules=("dfl",), attacks=("ipm",), seeds=(0,)))
+    complete(tmp_path, cells[0], honest_accuracy_mean=0.5, attack_success_rate_mean=None)
+
+    (table,) = reporting.write_study("untargeted", cells, tmp_path, tmp_path / "out")
+
+    assert "| fashion-mnist | fc |  | dfl | 1 | - | 50.0 (50.0), ipm | - |" in table.read_text()
+
+
+def test_the_two_halves_of_what_a_rule_is_judged_by_share_only_what_everybody_meets(study):
+    halves = [set(study.STUDIES[name].attacks) for name in ("anchored", "untargeted")]
+
+    assert halves[0] & halves[1] == {"label-flip"}
+
+
 def test_rules_are_compared_on_attacks_and_seeds_that_all_of_them_have_met(study, tmp_path):
     import reporting
 
