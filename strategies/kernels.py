@@ -116,8 +116,13 @@ def pairwise_distances(rows: Sequence[Tensor], own: int) -> Tensor:
     squared = scale - 2 * products
     distances = squared.nan_to_num(nan=torch.inf, posinf=torch.inf).clamp_(min=0).sqrt_().fill_diagonal_(0)
     for j, k in torch.nonzero((squared < _CANCELLED * scale).triu(diagonal=1)).tolist():
-        distances[j, k] = distances[k, j] = torch.dist(rows[j].double(), rows[k].double())
+        distances[j, k] = distances[k, j] = _distance(rows[j], rows[k])
     return distances
+
+
+def _distance(first: Tensor, second: Tensor) -> Tensor:
+    squares = [(first[part].double() - second[part]).square_().sum() for part in _parts(first)]
+    return torch.stack(squares).sum().sqrt_()
 
 
 def distances_to_point(products: Tensor, weights: Tensor) -> Tensor:
