@@ -34,8 +34,8 @@ class TrustAnchored(PeerStrategy[State]):
     one another. Node i keeps an *anchor* :math:`a_i`, trained on its own data alone, every label drawn equally often.
     In each round t, with own half-step :math:`h_i` and own step :math:`u_i^t = \|h_i - \theta_i^t\|`:
 
-    1. The anchor is trained for as long as the half-step was, and stays what it was if that ends in numbers that are not
-       finite (flag ``anchor-failed``). If the half-step's accuracy on a few own samples of every label is below
+    1. The anchor is trained for as long as the half-step was, and stays what it was if that ends in numbers that are
+       not finite (flag ``anchor-failed``). If the half-step's accuracy on a few own samples of every label is below
        ``accuracy_share`` of :math:`\theta_i^t`'s, local training has failed (SGD can leap), and
        :math:`h_i := \theta_i^t` (flag ``training-failed``): measured from a leap, all neighbours are far away.
     2. Neighbour j passes if it is at most ``radius`` times :math:`\max_{s \le t} u_i^s` away (steps shrink as training
