@@ -13,6 +13,7 @@ from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.strategies.kernels import weighted_mean
 from flower_dfl.types import AttackContext, AttackView, Knowledge, LabelledData, NodeId, Trigger
+from flower_dfl.vectors import all_finite
 
 __all__ = ["Adaptive"]
 
@@ -87,7 +88,7 @@ class Adaptive(Attack):
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the vector that trades harm against likeness ``(d,)``."""
         start = self.attack.craft(view, receiver, ctx)
-        honest = [u for u in view.honest if bool(torch.isfinite(u.vector).all())]
+        honest = [u for u in view.honest if all_finite(u.vector)]
         if not honest:
             return start
         bases = [base_of(view.own) if u.base is None else u.base for u in honest]

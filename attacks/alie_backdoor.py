@@ -13,6 +13,7 @@ from flower_dfl.attacks.triggers import Corner, SquareTrigger
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, LabelledData, NodeId, Update
+from flower_dfl.vectors import all_finite
 
 __all__ = ["AlieBackdoor"]
 
@@ -111,7 +112,7 @@ def _message(attack: AlieBackdoor, view: AttackView, ctx: AttackContext) -> Tens
     mine = next(k for k, update in enumerate(view.byzantine) if update.sender == view.own.sender)
     vector = attack.backdoored(view.own, view.byzantine_data[mine], ctx)
     message = torch.empty_like(vector)
-    colluders = [update for update in view.byzantine if bool(torch.isfinite(update.vector).all())] or [view.own]
+    colluders = [update for update in view.byzantine if all_finite(update.vector)] or [view.own]
     for part in columns(len(vector)):
         clean = view.own.vector[part].double()
         seen = torch.stack([update.vector[part] for update in colluders]).double()  # (b, block)

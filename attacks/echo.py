@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flower_dfl.attacks.observation import combine, neighbourhood
+from flower_dfl.attacks.observation import combine, half_step_of
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId
@@ -43,5 +43,6 @@ class Echo(Attack):
 
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the magnified half-step ``(d,)``; the attacker's own for a receiver that has none, or has diverged."""
-        echoed = next((u for u in neighbourhood(view, receiver, ctx) if u.sender == receiver), None)
+        del ctx
+        echoed = half_step_of(view, receiver)
         return view.own.vector if echoed is None else combine([echoed.vector], [self.gamma])

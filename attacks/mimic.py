@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from flower_dfl import randomness
+from flower_dfl.attacks.observation import half_step_of
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId
@@ -49,8 +50,8 @@ class Mimic(Attack):
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the copy ``(d,)``; the own half-step if the target has none, or there is nobody to copy."""
         target = self._target(receiver, ctx)
-        copied = [u for u in view.honest if u.sender == target and bool(torch.isfinite(u.vector).all())]
-        return (copied[0] if copied else view.own).vector.clone()
+        copied = None if target is None else half_step_of(view, target)
+        return (copied or view.own).vector.clone()
 
     def _target(self, receiver: NodeId, ctx: AttackContext) -> NodeId | None:
         if self.target != "random":

@@ -4,7 +4,7 @@ A crafted model is an *origin* plus a crafted update. All models that an attack 
 origin, so distances between updates are the distances that the receiver will measure between models.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ from flower_dfl.errors import ConfigurationError
 from flower_dfl.strategies.kernels import weighted_mean
 from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId, Update
 from flower_dfl.validation import check_known
+from flower_dfl.vectors import all_finite
 
 __all__ = [
     "KNOWLEDGE",
@@ -25,6 +26,8 @@ __all__ = [
     "columns",
     "combine",
     "craft_columns",
+    "half_step_of",
+    "leader",
     "mixing_weights",
     "neighbourhood",
     "observe",
@@ -71,7 +74,18 @@ def check_level(level: str, valid: Sequence[str] = ("full", "partial")) -> None:
 def neighbourhood(view: AttackView, receiver: NodeId, ctx: AttackContext) -> tuple[Update, ...]:
     """Return the visible finite half-steps of the honest members of the receiver's closed neighbourhood, sorted."""
     members = ctx.neighbours[receiver] | {receiver}
-    return tuple(u for u in view.honest if u.sender in members and bool(torch.isfinite(u.vector).all()))
+    return tuple(u for u in view.honest if u.sender in members and all_finite(u.vector))
+
+
+def half_step_of(view: AttackView, node: NodeId) -> Update | None:
+    """Return an honest node's half-step; None if it takes no part in the round, or has diverged."""
+    return next((u for u in view.honest if u.sender == node and all_finite(u.vector)), None)
+
+
+def leader(view: AttackView, near: Container[NodeId]) -> int:
+    """Return the index in the view of the first of some Byzantine nodes that has not diverged, or else of the first."""
+    candidates = [k for k, update in enumerate(view.byzantine) if update.sender in near]
+    return next((k for k in candidates if all_finite(view.byzantine[k].vector)), candidates[0])
 
 
 def observe(view: AttackView, receiver: NodeId, ctx: AttackContext, level: str) -> Observation | None:
@@ -85,7 +99,7 @@ def observe(view: AttackView, receiver: NodeId, ctx: AttackContext, level: str) 
         seen = neighbourhood(view, receiver, ctx)
     else:
         candidates = view.byzantine if level == "partial" else (view.own,)
-        seen = tuple(u for u in candidates if bool(torch.isfinite(u.vector).all()))
+        seen = tuple(u for u in candidates if all_finite(u.vector))
     if not seen:
         return None
     starts = [u for u in seen if u.sender == receiver] or seen

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flower_dfl.attacks.backdoor import Backdoor
-from flower_dfl.attacks.observation import mixing_weights, neighbourhood
+from flower_dfl.attacks.observation import leader, mixing_weights, neighbourhood
 from flower_dfl.errors import ByzantineBudgetError, ConfigurationError
 from flower_dfl.protocols import Attack, PeerStrategy
 from flower_dfl.strategies.kernels import weighted_mean
@@ -25,6 +25,7 @@ from flower_dfl.types import (
     Trigger,
     Update,
 )
+from flower_dfl.vectors import all_finite
 
 __all__ = ["RuleInTheLoop"]
 
@@ -82,10 +83,8 @@ class RuleInTheLoop(Attack):
 
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the farthest vector that the receiver's rule accepts ``(d,)``."""
-        leader = view.byzantine[_leader(view, receiver, ctx)]
-        wanted = self.attack.craft(
-            replace(view, own=leader), receiver, replace(ctx, node=leader.sender, base=leader.base)
-        )
+        first = view.byzantine[leader(view, ctx.neighbours[receiver])]
+        wanted = self.attack.craft(replace(view, own=first), receiver, replace(ctx, node=first.sender, base=first.base))
         honest = neighbourhood(view, receiver, ctx)
         if receiver not in (update.sender for update in honest):
             return wanted  # a receiver that has diverged judges nobody
@@ -106,7 +105,7 @@ class RuleInTheLoop(Attack):
         self, vector: Tensor, honest: tuple[Update, ...], view: AttackView, receiver: NodeId, ctx: AttackContext
     ) -> bool:
         """Return whether the receiver's rule gives the attackers weight if all its Byzantine neighbours send this."""
-        if not bool(torch.isfinite(vector).all()):
+        if not all_finite(vector):
             return False
         around = ctx.neighbours[receiver]
         lies = tuple(
@@ -136,7 +135,7 @@ class RuleInTheLoop(Attack):
         """Run the rule as the receiver does, with the largest budget that it can carry."""
         needs = self.rule.needs
         budget = len(ctx.neighbours[own.sender] & ctx.byzantine)
-        data = view.byzantine_data[_leader(view, own.sender, ctx)] if Need.OWN_DATA in needs else None
+        data = view.byzantine_data[leader(view, ctx.neighbours[own.sender])] if Need.OWN_DATA in needs else None
         while True:
             context = RoundContext(
                 node=own.sender,
@@ -157,9 +156,3 @@ class RuleInTheLoop(Attack):
                 if budget == 0:
                     raise
                 budget -= 1
-
-
-def _leader(view: AttackView, receiver: NodeId, ctx: AttackContext) -> int:
-    """Return the index in the view of the receiver's first Byzantine neighbour that has not diverged, if any."""
-    near = [k for k, update in enumerate(view.byzantine) if update.sender in ctx.neighbours[receiver]]
-    return next((k for k in near if bool(torch.isfinite(view.byzantine[k].vector).all())), near[0])

@@ -12,6 +12,7 @@ from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId
 from flower_dfl.validation import check_known
+from flower_dfl.vectors import all_finite
 
 __all__ = ["Spectral"]
 
@@ -60,7 +61,7 @@ class Spectral(Attack):
 
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the receiver's half-step, pushed along the Fiedler vector ``(d,)``."""
-        rows = {u.sender: u.vector for u in view.honest if bool(torch.isfinite(u.vector).all())}
+        rows = {u.sender: u.vector for u in view.honest if all_finite(u.vector)}
         weights = mixing_weights(ctx, receiver, self.weights)
         byzantine = weight_of_attackers(view, weights)
         if receiver not in rows or byzantine == 0 or len(rows) == 1:

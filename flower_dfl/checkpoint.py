@@ -27,6 +27,7 @@ from flower_dfl.types import NodeId, Update
 __all__ = [
     "Checkpoint",
     "check_code",
+    "checkpoint_round",
     "load_checkpoint",
     "recorded_config",
     "recorded_environment",
@@ -98,13 +99,10 @@ def load_checkpoint(folder: Path, config: RunConfig) -> Checkpoint | None:
     Raises:
         ResumeError: It was made by another configuration or code version, or a file of it is damaged or missing.
     """
-    found = [path for path in (folder / "checkpoint").glob("state-*") if path.suffix != ".partial"]
-    if not found:
+    found = _newest(folder, config)
+    if found is None:
         return None
-    newest = max(found, key=lambda path: int(path.name.removeprefix("state-")))
-    manifest = _manifest(newest / _MANIFEST)
-    check_code(newest, manifest)
-    _check_config(newest, manifest, config)
+    newest, manifest = found
     memories = {
         node: Memory.from_tree(_read(newest / f"node-{node}.safetensors", manifest["files"]))
         for node in range(config.num_nodes)
@@ -112,6 +110,27 @@ def load_checkpoint(folder: Path, config: RunConfig) -> Checkpoint | None:
     names = sorted(name for name in manifest["files"] if name.startswith(_LETTERS))
     letters = tuple(_sent(*_read(newest / name, manifest["files"])) for name in names)
     return Checkpoint(manifest["round"], memories, letters, manifest["mark"])
+
+
+def checkpoint_round(folder: Path, config: RunConfig) -> int:
+    """Return the round of the newest checkpoint of a run folder, 0 if there is none, without reading the models.
+
+    Raises:
+        ResumeError: It was made by another configuration or code version.
+    """
+    found = _newest(folder, config)
+    return 0 if found is None else int(found[1]["round"])
+
+
+def _newest(folder: Path, config: RunConfig) -> tuple[Path, dict[str, Any]] | None:
+    found = [path for path in (folder / "checkpoint").glob("state-*") if path.suffix != ".partial"]
+    if not found:
+        return None
+    newest = max(found, key=lambda path: int(path.name.removeprefix("state-")))
+    manifest = _manifest(newest / _MANIFEST)
+    check_code(newest, manifest)
+    _check_config(newest, manifest, config)
+    return newest, manifest
 
 
 def recorded_config(folder: Path) -> RunConfig:

@@ -104,8 +104,8 @@ class Report:
         return json.dumps(asdict(replace(self, digests={})))
 
     @classmethod
-    def from_json(cls, text: str) -> "Report":
-        """Undo :meth:`to_json`.
+    def from_json(cls, text: str, digests: Mapping[NodeId, torch.Tensor] | None = None) -> "Report":
+        """Undo :meth:`to_json`, and put the digests beside that are no part of the text. Anybody may have sent them.
 
         Raises:
             ValueError: The text is no report; likewise TypeError, KeyError, AttributeError.
@@ -118,10 +118,12 @@ class Report:
         values["missing"] = {int(node): reason for node, reason in values["missing"].items()}
         values["flags"] = tuple(values["flags"])
         values["rejections"] = tuple(Rejection(**rejection) for rejection in values["rejections"])
-        return cls(**values).checked()
+        report = cls(**values | {"digests": {} if digests is None else digests})
+        report._check()
+        return report
 
-    def checked(self) -> "Report":
-        """Return the report, or raise ValueError if a value is not what it should be: anybody may have sent it."""
+    def _check(self) -> None:
+        """Raise ValueError if a value is not what it should be."""
         try:
             check_fields(self)
         except ConfigurationError as error:
@@ -139,7 +141,6 @@ class Report:
             raise ValueError("senders must be whole numbers")
         if not all(type(node) is int and isinstance(digest, torch.Tensor) for node, digest in self.digests.items()):
             raise ValueError("digests must be tensors by node")
-        return self
 
 
 def node_facts(experiment: Experiment, node: NodeId) -> NodeFacts:

@@ -4,7 +4,6 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +24,7 @@ from flower_dfl.rounds import Failure, Outcome, Wave, play_rounds, rounds_kept
 from flower_dfl.transport.base import Memory
 from flower_dfl.transport.cluster import describe_cluster
 from flower_dfl.transport.mailbox import Mailbox, is_ray_running
-from flower_dfl.transport.relay import HALF_STEP, MEMORY, MODEL, Relay
+from flower_dfl.transport.relay import HALF_STEP, MEMORY, MODEL, Relay, read_bytes
 from flower_dfl.types import Knowledge, NodeId, Update
 from flower_dfl.wire import DIGESTS, FACTS, FAILURE, REPORT, RUN_FOLDER_VARIABLE, START_TIMEOUT, STEP
 
@@ -317,9 +316,10 @@ def _report(node: NodeId, message: int, reply: RecordDict) -> Report | None:
     if REPORT not in reply.config_records:
         return None
     try:
-        report = Report.from_json(_text(reply, REPORT))
-        digests = reply.config_records.get(DIGESTS, ConfigRecord({"data": codec.pack({})}))
-        report = replace(report, digests=codec.unpack(digests["data"])).checked()  # type: ignore[arg-type]  # bytes, by us
+        digests = reply.config_records.get(DIGESTS)
+        report = Report.from_json(
+            _text(reply, REPORT), None if digests is None else codec.unpack(read_bytes(digests, "data"))
+        )
     except (ValueError, TypeError, KeyError, AttributeError, TransportError) as error:
         raise TransportError(f"node {node} sent a report that cannot be read: {error}") from error
     if (report.node, report.round) != (node, message - 1):

@@ -13,7 +13,6 @@ __all__ = ["Inversion", "balanced_labels", "invert", "residual"]
 _BOUND = 1e6
 """Dummy values are kept in this range, so that distances stay finite whatever a peer sent."""
 
-
 _LONGEST_TARGET = 1e4
 """Longer targets are shortened to this: far beyond any gradient, and its square leaves float32 room for digits."""
 
@@ -101,9 +100,8 @@ def residual(learner: Learner, base: Tensor, target: Tensor, inputs: Tensor, lab
 
 
 def _shortened(target: Tensor) -> Tensor:
-    finite = target.nan_to_num().double()  # what overflowed is the largest number
-    length = float(finite.norm())
-    return (finite * (_LONGEST_TARGET / length)).to(target.dtype) if length > _LONGEST_TARGET else target
+    finite = target.nan_to_num(nan=torch.nan).double()  # what overflowed is the largest number
+    return finite.mul_((_LONGEST_TARGET / finite.norm()).clamp(max=1)).to(target.dtype)
 
 
 def _size(target: Tensor) -> float:

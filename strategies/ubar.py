@@ -88,5 +88,5 @@ class Ubar(PeerStrategy[None]):
         measured = near_losses.isfinite()
         passed = near[measured & (near_losses <= own_loss)]
         if self.fallback == "best" and len(passed) == 0 and bool(measured.any()):
-            return near[near_losses.nan_to_num(nan=torch.inf).argmin()].reshape(1)
+            return near[near_losses.argmin()].reshape(1)
         return passed

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from flower_dfl import codec
-from flower_dfl.checkpoint import load_checkpoint, recorded_config
+from flower_dfl.checkpoint import checkpoint_round, load_checkpoint, recorded_config
 from flower_dfl.config import parse
 from flower_dfl.engines.local import run_local
 from flower_dfl.errors import LostError, NodeFailedError, ResumeError
@@ -391,6 +391,7 @@ def test_an_unfinished_checkpoint_does_not_count(damaged):
     (damaged / "checkpoint" / "state-3.partial").mkdir()
 
     assert load_checkpoint(damaged, recorded_config(damaged)).round == 2
+    assert checkpoint_round(damaged, recorded_config(damaged)) == 2
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

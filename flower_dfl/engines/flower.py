@@ -25,7 +25,7 @@ import psutil
 import tomli_w
 
 import flower_dfl
-from flower_dfl.checkpoint import load_checkpoint
+from flower_dfl.checkpoint import checkpoint_round
 from flower_dfl.config import RunConfig, flatten
 from flower_dfl.engines.guardian import END_TIMEOUT
 from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
@@ -74,8 +74,7 @@ def run_flower(
             f"got {cpus_per_node:g} and {gpus_per_node:g}"
         )
     if (folder / "summary.json").exists():
-        checkpoint = load_checkpoint(folder, config)
-        reopen(folder, 0 if checkpoint is None else checkpoint.round)
+        reopen(folder, checkpoint_round(folder, config))
     with tempfile.TemporaryDirectory(prefix="flower-dfl-", ignore_cleanup_errors=True) as scratch:
         workplace = Path(scratch)
         _write_app(workplace / "app", config)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.types import NodeId, Update
+from flower_dfl.vectors import all_finite
 
 __all__ = ["SERVER", "FedAvgOptions", "Layout", "ScreenedFedAvg", "TrainRoot", "median_metrics"]
 
@@ -98,7 +99,7 @@ class Layout:
         vector = torch.from_numpy(
             np.concatenate([_values(key, record[key], self.template[key].shape) for key in self.keys])
         )
-        if not bool(torch.isfinite(vector).all()):
+        if not all_finite(vector):
             raise ValueError("not finite")
         return vector
 

@@ -20,7 +20,7 @@ from flower_dfl.training import ModelState
 from flower_dfl.transport.base import Memory, distinct, update_from_tree, update_to_tree
 from flower_dfl.types import NodeId, Update
 
-__all__ = ["HALF_STEP", "MEMORY", "MODEL", "Relay", "RelayTransport", "open_letter"]
+__all__ = ["HALF_STEP", "MEMORY", "MODEL", "Relay", "RelayTransport", "open_letter", "read_bytes"]
 
 _LETTERS = "letters"
 HALF_STEP = "half-step"
@@ -74,11 +74,11 @@ class RelayTransport:
     def recall(self, node: NodeId, before: int) -> Memory | None:
         """Return the node's newest memory, or the one that the server restores."""
         if MEMORY in self._incoming.config_records:
-            return Memory.from_tree(codec.unpack(_bytes(self._incoming.config_records[MEMORY], "data")))
+            return Memory.from_tree(codec.unpack(read_bytes(self._incoming.config_records[MEMORY], "data")))
         record = self._state.config_records.get(_OWN)
         if record is None or before == 1:  # a run that began anew finds what the one before has left
             return None
-        memory = Memory.from_tree(codec.unpack(_bytes(record, "data")))
+        memory = Memory.from_tree(codec.unpack(read_bytes(record, "data")))
         if memory.round >= before:
             raise LostError(f"node {node} has entered round {memory.round} already; its reply was lost")
         return memory
@@ -111,7 +111,7 @@ class RelayTransport:
         del receiver
         record = self._incoming.config_records.get(_LETTERS, ConfigRecord())
         return tuple(
-            open_letter(sender, _bytes(record, _slot(sender, round)), self._largest)
+            open_letter(sender, read_bytes(record, _slot(sender, round)), self._largest)
             for sender, round in expected
             if _slot(sender, round) in record
         )
@@ -121,7 +121,7 @@ class RelayTransport:
         del round
         record = self._incoming.config_records.get(_HALF_STEPS, ConfigRecord())
         known = [str(node) for node in nodes if str(node) in record]
-        return tuple(update_from_tree(codec.unpack(_bytes(record, node))) for node in known)
+        return tuple(update_from_tree(codec.unpack(read_bytes(record, node))) for node in known)
 
 
 class Relay:
@@ -156,13 +156,13 @@ class Relay:
         posted: dict[NodeId, bytes] = {}
         for index in range(len(letters) // 2):
             receivers = letters.get(f"to-{index}")
-            data = _bytes(letters, f"data-{index}")
+            data = read_bytes(letters, f"data-{index}")
             posted |= {r: data for r in (receivers if isinstance(receivers, list) else []) if type(r) is int}
         if posted:
             self._letters.setdefault(round, {})[sender] = posted
         for name, kept in ((HALF_STEP, self._half_steps), (MODEL, self._models), (MEMORY, self._memories)):
             if name in records:
-                kept[sender] = _bytes(records[name], "data")
+                kept[sender] = read_bytes(records[name], "data")
 
     def letters_for(self, receiver: NodeId, arrivals: Iterable[tuple[NodeId, int]]) -> dict[str, ConfigRecord]:
         """Return the letters that arrive at a node, by sender and round."""
@@ -242,6 +242,7 @@ def _slot(sender: NodeId, round: int) -> str:
     return f"{sender}/{round}"
 
 
-def _bytes(record: ConfigRecord, key: str) -> bytes:
+def read_bytes(record: ConfigRecord, key: str) -> bytes:
+    """Return what a record holds under a name; nothing where that is missing or no bytes: a peer may have made it."""
     value = record.get(key)
     return value if isinstance(value, bytes) else b""
