@@ -132,7 +132,7 @@ ATTACKS: Mapping[str, Settings] = {
     **{
         name: _attack(name)
         for name in (
-            *("ipm", "min-max", "min-sum", "trim-attack", "sign-flip", "gaussian", "mimic"),
+            *("ipm", "min-max", "min-sum", "trim-attack", "sign-flip", "gaussian", "same-value", "mimic"),
             *("dissensus", "isolation", "spectral"),
         )
     },
@@ -193,6 +193,17 @@ OF_ANCHORED = (
 )  # fmt: skip
 """What the rule anchored in own data is judged by."""
 
+OF_UNTARGETED = (
+    "label-flip", "alie, untargeted", "ipm", "min-max", "min-sum", "trim-attack", "sign-flip", "gaussian", "same-value",
+    "mimic", "dissensus", "isolation", "spectral", "echo x 2", "echo x 10", "echo x 100",
+)  # fmt: skip
+"""Attacks without a trigger that the paper does not have, and label flipping."""
+
+_ALL_RULES = tuple(
+    name for name in RULES if name not in (*_VARIANTS[1:], "dfl-dual, trust by length", "local-only, balanced")
+)
+"""Every rule of the library, as it is by default."""
+
 STUDIES: Mapping[str, Study] = {
     "figure2": Study(("dfl", "dfl-dual", "local-only, balanced"), ("none",), (*_GREY, _CIFAR)),
     "table1": Study(
@@ -241,10 +252,7 @@ STUDIES: Mapping[str, Study] = {
     ),
     "untargeted": Study(
         ("dfl", "dfl-dual", "trust-anchored", "oracle", "local-only"),
-        (
-            *("label-flip", "alie, untargeted", "ipm", "min-max", "min-sum", "trim-attack", "sign-flip", "gaussian"),
-            *("mimic", "dissensus", "isolation", "spectral", "echo x 2", "echo x 10", "echo x 100"),
-        ),
+        OF_UNTARGETED,
         (_FASHION_FC,),
         common=BALANCED,
         title=("balanced",),
@@ -272,14 +280,19 @@ STUDIES: Mapping[str, Study] = {
         seeds=(20, 21),
     ),
     "frontier": Study(
-        tuple(
-            name for name in RULES if name not in (*_VARIANTS[1:], "dfl-dual, trust by length", "local-only, balanced")
-        ),
+        _ALL_RULES,
         ("none", "label-flip", "backdoor", "backdoor, poison 0.05", "drip 0.4"),
         (_FASHION_FC,),
         common=BALANCED,
         title=("balanced",),
         everybody=True,
+    ),
+    "matrix": Study(
+        tuple(name for name in _ALL_RULES if name != "trust-anchored, swept"),
+        tuple(dict.fromkeys((*OF_ANCHORED, *OF_UNTARGETED))),
+        (_FASHION_FC,),
+        common=BALANCED,
+        title=("balanced",),
     ),
 }
 """The paper's tables and figures that consist of runs; figure 3 is ``dummies.py``. The rest the paper does not have.

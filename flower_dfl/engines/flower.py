@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import tomli_w
 import flower_dfl
 from flower_dfl.checkpoint import checkpoint_round
 from flower_dfl.config import RunConfig, flatten
-from flower_dfl.engines.guardian import END_TIMEOUT
+from flower_dfl.engines.guardian import END_TIMEOUT, LEAVE
 from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
 from flower_dfl.records import RoundSummary, end_unfinished, reopen, summarise_round
 from flower_dfl.wire import RUN_FOLDER_VARIABLE
@@ -148,7 +148,9 @@ def private_superlink(
                 yield environment, guardian
                 return
         finally:
-            guardian.stdin.close()
+            with suppress(BrokenPipeError):  # it has ended
+                guardian.stdin.write(LEAVE)
+                guardian.stdin.close()
             psutil.wait_procs([guardian], timeout=END_TIMEOUT + _CONNECT_TIMEOUT)
     raise TransportError(f"Flower's SuperLink did not start in {_START_TRIES} tries; see {folder / 'flower.log'}")
 

@@ -1,14 +1,19 @@
 """The guardian: a process that ends a command, and all that the command started, once its own starter is gone.
 
 ``python -m flower_dfl.engines.guardian COMMAND ...`` runs the command as its child. Whoever starts it holds the other
-end of its standard input and writes nothing: the system closes that end however the starter dies, SIGKILL included.
-Then, on SIGTERM, or when the command has ended by itself, everything that descends from the command is ended, and
-nothing else.
+end of its standard input: the system closes that end however the starter dies, SIGKILL included. Then, on SIGTERM, or
+when the command has ended by itself, everything that descends from the command is ended, and nothing else.
+
+A starter that lives says :data:`LEAVE` when it has no more use for the command, and records itself how the run ended.
+For one that died the guardian does: the run was interrupted. What the run itself may write while its processes are
+being ended, such as that a worker died, is not the cause.
 
 Descendants are looked for about once a second and remembered by pid and creation time: one whose parent was killed is
 nobody's descendant any more but still ours, and a pid that the system has given to somebody else since is not.
 """
 
+import json
+import os
 import select
 import signal
 import subprocess
@@ -16,11 +21,15 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
-__all__ = ["END_TIMEOUT", "Family", "guard"]
+from flower_dfl.wire import RUN_FOLDER_VARIABLE
 
+__all__ = ["END_TIMEOUT", "LEAVE", "Family", "guard"]
+
+LEAVE = b"leave\n"
 _LOOK_EVERY = 1.0
 _POLITE, _FORCED = 10.0, 5.0
 END_TIMEOUT = _POLITE + _FORCED
@@ -60,17 +69,34 @@ class Family:
 
 
 def guard(command: list[str]) -> None:
-    """Run a command until it ends, standard input is closed or SIGTERM comes; then end its family."""
+    """Run a command until it ends, standard input speaks or is closed, or SIGTERM comes; then end its family."""
     leaving = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: leaving.set())
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - what this module exists for
     family = Family(psutil.Process(child.pid))
+    abandoned: Path | None = None
     while not leaving.is_set() and child.poll() is None:
         family.look()
         if select.select([sys.stdin], [], [], _LOOK_EVERY)[0]:
+            if not os.read(sys.stdin.fileno(), len(LEAVE)):  # the starter died
+                abandoned = _unfinished_run()
             leaving.set()
-    if left := family.end():
+    left = family.end()
+    if abandoned is not None:
+        from flower_dfl.records import end_unfinished  # noqa: PLC0415 - takes seconds, while Flower waits to be started
+
+        end_unfinished(abandoned, "interrupted", "the process that started the run died")
+    if left:
         sys.exit(f"could not end {sorted(member.pid for member in left)}")
+
+
+def _unfinished_run() -> Path | None:
+    """Return the folder of the run that this process was started for, if the run goes on."""
+    folder = Path(os.environ.get(RUN_FOLDER_VARIABLE, ""))
+    with suppress(OSError):
+        if json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"] == "running":
+            return folder
+    return None
 
 
 def _is_alive(member: psutil.Process) -> bool:

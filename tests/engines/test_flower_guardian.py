@@ -1,15 +1,28 @@
 """The guardian on small process trees; a real run is killed in tests/integration/test_launching.py."""
 
+import json
 import subprocess
 import sys
 
 import psutil
 import pytest
 
-from flower_dfl.engines.guardian import Family
+from flower_dfl.engines.guardian import LEAVE, Family
+from flower_dfl.wire import RUN_FOLDER_VARIABLE
 
 NODE = "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', *sys.argv[1:]]); time.sleep(600)"
 LEAF = "import time; print('leaf', flush=True); time.sleep(600)"
+FAILING = (
+    """
+import json, os, signal, sys, time
+def fail(*_):
+    with open(os.environ["FLOWER_DFL_RUN_FOLDER"] + "/summary.json", "w") as file:
+        json.dump({"status": "failed", "error": "a worker died"}, file)
+    sys.exit(1)
+signal.signal(signal.SIGTERM, fail)
+"""
+    + LEAF
+)
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + LEAF
 GUARDIAN = [sys.executable, "-m", "flower_dfl.engines.guardian", sys.executable, "-c"]
 TREE = [sys.executable, "-c"]
@@ -58,6 +71,49 @@ def test_a_tree_ends_when_its_starter_lets_go(start):
     assert len(tree) == 3
     assert alive([guardian, *tree]) == []
     assert guardian.wait() == 0
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch):
+    """A run that goes on, for which processes are started from now on."""
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, str(tmp_path))
+    (tmp_path / "summary.json").write_text('{"status": "running", "error": null}')
+    return tmp_path
+
+
+def summary_of(folder):
+    summary = json.loads((folder / "summary.json").read_text())
+    return summary["status"], summary["error"]
+
+
+@pytest.mark.parametrize("command", [LEAF, FAILING], ids=["silent", "fails as it is ended"])
+def test_a_run_whose_starter_dies_was_interrupted(start, run_folder, command):
+    guardian, _ = start(*GUARDIAN, command)
+
+    guardian.stdin.close()
+
+    assert alive([guardian]) == []
+    assert summary_of(run_folder) == ("interrupted", "the process that started the run died")
+
+
+def test_a_starter_that_says_that_it_leaves_records_the_end_itself(start, run_folder):
+    guardian, command = start(*GUARDIAN, LEAF)
+
+    guardian.stdin.write(LEAVE.decode())
+    guardian.stdin.flush()
+
+    assert alive([guardian, command]) == []
+    assert summary_of(run_folder) == ("running", None)
+
+
+def test_a_run_that_had_failed_before_its_starter_died_stays_failed(start, run_folder):
+    guardian, _ = start(*GUARDIAN, LEAF)
+    (run_folder / "summary.json").write_text('{"status": "failed", "error": "diverged"}')
+
+    guardian.stdin.close()
+
+    assert alive([guardian]) == []
+    assert summary_of(run_folder) == ("failed", "diverged")
 
 
 def test_a_tree_ends_when_the_guardian_is_asked_to_end(start):
