@@ -9,17 +9,19 @@ from typing import Any
 from matplotlib.figure import Figure
 from published import PUBLISHED, SUSPICIOUS
 from running import folder_of
-from study import StudyCell
+from study import UNTOUCHED, StudyCell
 
-from flower_dfl.figures.frontier import count_attacks, draw_frontier, standings
+from flower_dfl.figures.frontier import draw_frontier, standings
 from flower_dfl.figures.lines import draw_lines
-from flower_dfl.figures.series import ROUND, Line, Panel, Point, with_parameters
+from flower_dfl.figures.matrix import Matrix, draw_matrix
+from flower_dfl.figures.meetings import count_attacks
+from flower_dfl.figures.series import METRICS, ROUND, Line, Metric, Panel, Point, with_parameters
 from flower_dfl.records import read_lines
 from flower_dfl.sweeps.cells import Cell, read_summary
 
 __all__ = ["Result", "byzantine_nodes", "comparable", "read_results", "write_study"]
 
-_SUMMARISED = ("anchored", "anchored80", "frontier", "held-out", "untargeted")
+_SUMMARISED = ("anchored", "anchored80", "frontier", "held-out", "matrix", "untargeted")
 
 _ALIE = "alie, z = 4"
 """What stands for the paper's ALIE, of which it does not give z."""
@@ -55,6 +57,8 @@ def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Pat
         output: Where to write.
     """
     results = read_results(cells, folder)
+    if name == "matrix":
+        results = comparable(results)
     if not results:
         return []
     output.mkdir(parents=True, exist_ok=True)
@@ -70,6 +74,8 @@ def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Pat
 
 
 def _figure(name: str, results: Sequence[Result]) -> Figure | None:
+    if name == "matrix":
+        return draw_matrix(_matrices(results))
     if name == "frontier" and (fair := comparable(results)):
         cells = [with_parameters(Cell(r.cell.plan.name, r.folder, r.cell.plan.settings, r.summary)) for r in fair]
         return draw_frontier(standings(cells), count_attacks(cells), len({r.cell.seed for r in fair}))
@@ -81,15 +87,44 @@ def _figure(name: str, results: Sequence[Result]) -> Figure | None:
 
 
 def comparable(results: Sequence[Result]) -> list[Result]:
-    """Return the results of those attacks and seeds that every rule has met: with others, rules cannot be compared."""
-    rules = {r.cell.rule for r in results}
+    """Return the results of those attacks and seeds that every rule has met: with others, rules cannot be compared.
+
+    Rules that nobody can influence are no hindrance, as they meet one attack of each trigger.
+    """
+    rules = {r.cell.rule for r in results} - UNTOUCHED
     met: dict[tuple[str, int], set[str]] = {}
     for result in results:
         met.setdefault((result.cell.attack, result.cell.seed), set()).add(result.cell.rule)
-    full = {pair for pair, who in met.items() if who == rules}
+    full = {pair for pair, who in met.items() if who >= rules}
     attacks = {attack for attack, _ in full}
     seeds = {seed for _, seed in full if attacks <= {a for a, s in full if s == seed}}
     return [r for r in results if r.cell.attack in attacks and r.cell.seed in seeds]
+
+
+def _matrices(results: Sequence[Result]) -> list[Matrix]:
+    """Return the success of the attacks that have a trigger and the accuracy under the others, the same rules in each.
+
+    The rule with the best mean is on top: of what is left of 1 by attack success, and of the accuracies.
+    """
+    rates, accuracies = _entries(results, METRICS["asr"]), _entries(results, METRICS["accuracy"])
+    accuracies = {entry: value for entry, value in accuracies.items() if entry not in rates}
+    good = [(rule, 1 - value) for (rule, _), value in rates.items()]
+    good += [(rule, value) for (rule, _), value in accuracies.items()]
+    means = {rule: fmean(value for name, value in good if name == rule) for rule, _ in good}
+    rules = tuple(sorted(means, key=lambda rule: (-means[rule], rule)))
+    return [
+        Matrix(metric.label, rules, tuple(dict.fromkeys(attack for _, attack in values)), values, metric.high_is_good)
+        for metric, values in ((METRICS["asr"], rates), (METRICS["accuracy"], accuracies))
+        if values
+    ]
+
+
+def _entries(results: Sequence[Result], metric: Metric) -> dict[tuple[str, str], float]:
+    found: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        if (value := result.summary.get(metric.summary)) is not None:
+            found.setdefault((result.cell.rule, result.cell.attack), []).append(value)
+    return {entry: fmean(values) for entry, values in found.items()}
 
 
 def _table(name: str, cells: Sequence[StudyCell], results: Sequence[Result]) -> str:

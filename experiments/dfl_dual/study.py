@@ -21,6 +21,7 @@ __all__ = [
     "PROFILES",
     "RULES",
     "STUDIES",
+    "UNTOUCHED",
     "Profile",
     "Settings",
     "Study",

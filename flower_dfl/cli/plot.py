@@ -10,6 +10,7 @@ import typer
 from flower_dfl.config import parse_assignment
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.extras import needs_extra
+from flower_dfl.figures.meetings import count_attacks
 from flower_dfl.figures.series import (
     BYZANTINE_SHARE,
     METRICS,
@@ -24,10 +25,13 @@ from flower_dfl.sweeps.tables import Cell, read_cells, unfinished_cells
 
 __all__ = ["plot"]
 
-Kind = StrEnum("Kind", ["rounds", "byzantine", "skew", "frontier"])  # typer repeats enumerations, not literals
+Kind = StrEnum(
+    "Kind", ["rounds", "byzantine", "skew", "frontier", "matrix"]
+)  # typer repeats enumerations, not literals
 MetricName = StrEnum("MetricName", ["accuracy", "worst-accuracy", "asr", "worst-asr"])
 
 _AXES = {Kind.rounds: ROUND, Kind.byzantine: BYZANTINE_SHARE, Kind.skew: "data.params.p"}
+_USUAL = ("accuracy", "asr")
 _NAMED = 3  # runs that a warning lists
 
 
@@ -37,8 +41,9 @@ def plot(
     kind: Annotated[
         list[Kind] | None,
         typer.Option(
-            help="Against the round, the share of Byzantine nodes or the degree of non-IID data; or accuracy against "
-            "attack success rate. May be repeated. Without --kind and --x: what the runs differ in."
+            help="Against the round, the share of Byzantine nodes or the degree of non-IID data; accuracy against "
+            "attack success rate; or every rule against every attack. May be repeated. Without --kind and --x: what "
+            "the runs differ in."
         ),
     ] = None,
     x: Annotated[
@@ -71,8 +76,11 @@ def plot(
         axes = [axis_for(cells, lines, panels)]
     if Kind.frontier in (kind or []):
         _save_frontier(cells, place)
+    if Kind.matrix in (kind or []):
+        for name in metric or _USUAL:
+            _save_matrix(cells, str(name), place)
     for axis in axes:
-        for name in metric or ("accuracy", "asr"):
+        for name in metric or _USUAL:
             _save_curves(cells, str(name), axis, lines=lines, panels=panels, band=band, place=place)
 
 
@@ -95,10 +103,7 @@ def _save_curves(
         from flower_dfl.figures.style import SUFFIXES, save  # noqa: PLC0415
 
     metric = METRICS[name]
-    measured = [cell for cell in cells if cell.summary.get(metric.summary) is not None]
-    if len(measured) < len(cells):
-        without = sorted({str(cell.settings["attack.name"]) for cell in cells if cell not in measured})
-        typer.echo(f"no {metric.label} under {', '.join(without)}: {len(cells) - len(measured)} runs", err=True)
+    measured = _measured(cells, name)
     if measured:
         figure = draw_lines(curves(measured, metric, axis, lines, panels), axis, metric.label, lines, band)
         for suffix in SUFFIXES:
@@ -107,14 +112,32 @@ def _save_curves(
 
 def _save_frontier(cells: Sequence[Cell], place: Path) -> None:
     with needs_extra("report"):
-        from flower_dfl.figures.frontier import (  # noqa: PLC0415 - imports matplotlib
-            count_attacks,
-            draw_frontier,
-            standings,
-        )
+        from flower_dfl.figures.frontier import draw_frontier, standings  # noqa: PLC0415 - imports matplotlib
         from flower_dfl.figures.style import SUFFIXES, save  # noqa: PLC0415
 
     seeds = len({cell.settings["seed"] for cell in cells})
     figure = draw_frontier(standings(cells), attacks=count_attacks(cells), seeds=seeds)
     for suffix in SUFFIXES:
         typer.echo(str(save(figure, place / f"frontier{suffix}")))
+
+
+def _save_matrix(cells: Sequence[Cell], name: str, place: Path) -> None:
+    with needs_extra("report"):
+        from flower_dfl.figures.matrix import draw_matrix, matrix_of  # noqa: PLC0415 - imports matplotlib
+        from flower_dfl.figures.style import SUFFIXES, save  # noqa: PLC0415
+
+    measured = _measured(cells, name)
+    if measured:
+        figure = draw_matrix([matrix_of(measured, METRICS[name])])
+        for suffix in SUFFIXES:
+            typer.echo(str(save(figure, place / f"{name}-matrix{suffix}")))
+
+
+def _measured(cells: Sequence[Cell], name: str) -> list[Cell]:
+    """Return the runs that have a metric, and say which attacks have none."""
+    metric = METRICS[name]
+    measured = [cell for cell in cells if cell.summary.get(metric.summary) is not None]
+    if len(measured) < len(cells):
+        without = sorted({str(cell.settings["attack.name"]) for cell in cells if cell not in measured})
+        typer.echo(f"no {metric.label} under {', '.join(without)}: {len(cells) - len(measured)} runs", err=True)
+    return measured

@@ -1,6 +1,5 @@
 """What every rule gains and risks: accuracy against attack success rate, both in the worst case over the attacks."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, pi, sin
@@ -15,11 +14,12 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox, BboxBase
 
 from flower_dfl.errors import ConfigurationError
-from flower_dfl.figures.series import METRICS, differing, value_of
+from flower_dfl.figures.meetings import meetings
+from flower_dfl.figures.series import METRICS, value_of
 from flower_dfl.figures.style import BYZANTINE, HONEST, house_style
 from flower_dfl.sweeps.tables import Cell
 
-__all__ = ["Standing", "count_attacks", "draw_frontier", "standings"]
+__all__ = ["Standing", "draw_frontier", "standings"]
 
 _ROOM = 6  # pixels around a point that names keep clear of
 
@@ -51,13 +51,9 @@ def standings(cells: Sequence[Cell]) -> tuple[Standing, ...]:
         ConfigurationError: The rules did not meet the same attacks with the same seeds, or one of them twice, the runs
             differ in more than rule, attack and seed, or no attack has a trigger.
     """
-    others = [key for key in differing(cells) if key != "seed" and not key.startswith(("strategy.", "attack."))]
-    if others:
-        raise ConfigurationError(
-            f"rules are compared on runs that differ in rule, attack and seed only; these also differ in "
-            f"{', '.join(others)}: choose by --where KEY=VALUE"
-        )
-    worst = {name: _worst(name, attacks) for name, attacks in sorted(_by_rule_and_attack(cells).items())}
+    rules = meetings(cells)
+    _check_same_attacks(rules)
+    worst = {name: _worst(name, attacks) for name, attacks in sorted(rules.items())}
     return tuple(
         Standing(name, accuracy, rate, not any(_beats(other, (accuracy, rate)) for other in worst.values()))
         for name, (accuracy, rate) in worst.items()
@@ -104,47 +100,19 @@ def draw_frontier(found: Sequence[Standing], attacks: int, seeds: int) -> Figure
     return figure
 
 
-def _by_rule_and_attack(cells: Sequence[Cell]) -> dict[str, dict[str, list[Cell]]]:
-    """Return the cells by rule and by attack with its parameters; refuse rules that met different attacks."""
-    rules: dict[str, dict[str, list[Cell]]] = {}
-    for cell in cells:
-        peers = [other for other in cells if other.settings["strategy.name"] == cell.settings["strategy.name"]]
-        own = [key for key in differing(peers) if key.startswith("strategy.params.")]
-        params = ", ".join(
-            f"{key.removeprefix('strategy.params.')} = {cell.settings[key]}" for key in own if key in cell.settings
-        )
-        name = f"{cell.settings['strategy.name']} ({params})" if params else str(cell.settings["strategy.name"])
-        rules.setdefault(name, {}).setdefault(_attack_of(cell), []).append(cell)
+def _check_same_attacks(rules: Mapping[str, Mapping[str, Sequence[Cell]]]) -> None:
+    """Refuse rules that met different attacks, or the same with different seeds."""
     met = {
-        name: Counter(f"{attack} with seed {cell.settings['seed']}" for attack in attacks for cell in attacks[attack])
-        for name, attacks in rules.items()
+        rule: {f"{attack} with seed {cell.settings['seed']}" for attack, members in attacks.items() for cell in members}
+        for rule, attacks in rules.items()
     }
-    for name, attacks in met.items():
-        if twice := [attack for attack, count in attacks.items() if count > 1]:
-            raise ConfigurationError(f"a mean takes every run once, but {twice[0]} was tried on {name} more than once")
-    for name, attacks in met.items():
+    for rule, own in met.items():
         for other, theirs in met.items():
-            if theirs - attacks:
+            if missing := sorted(theirs - own):
                 raise ConfigurationError(
                     f"rules must have met the same attacks with the same seeds, but "
-                    f"{', '.join(sorted(theirs - attacks))} was tried on {other} and not on {name}"
+                    f"{', '.join(missing)} was tried on {other} and not on {rule}"
                 )
-    return rules
-
-
-def _attack_of(cell: Cell) -> str:
-    """Return an attack with its parameters; that an attack knows the rule that it meets makes it no other attack."""
-    params = ", ".join(
-        f"{key.removeprefix('attack.params.')} = {value}"
-        for key, value in sorted(cell.settings.items())
-        if key.startswith("attack.params.") and not key.startswith("attack.params.rule") and value is not None
-    )
-    return f"{cell.settings['attack.name']} ({params})" if params else str(cell.settings["attack.name"])
-
-
-def count_attacks(cells: Iterable[Cell]) -> int:
-    """Return how many attacks rules have met, each setting of one an attack of its own; none is no attack."""
-    return len({_attack_of(cell) for cell in cells if cell.settings["attack.name"] != "none"})
 
 
 def _worst(name: str, attacks: Mapping[str, Sequence[Cell]]) -> tuple[float, float]:

@@ -53,19 +53,26 @@ class Metric:
         label: How an axis calls it.
         summary: Its key in ``summary.json``.
         round: Its name in :class:`~flower_dfl.records.RoundSummary`.
+        high_is_good: Whether a rule is the better the larger it is.
     """
 
     label: str
     summary: str
     round: str
+    high_is_good: bool
 
 
 METRICS: Mapping[str, Metric] = {
-    "accuracy": Metric("honest accuracy", "honest_accuracy_mean", "accuracy_mean"),
-    "worst-accuracy": Metric("accuracy of the worst honest node", "honest_accuracy_min", "accuracy_min"),
-    "asr": Metric("attack success rate", "attack_success_rate_mean", "attack_success_rate_mean"),
+    "accuracy": Metric("honest accuracy", "honest_accuracy_mean", "accuracy_mean", high_is_good=True),
+    "worst-accuracy": Metric(
+        "accuracy of the worst honest node", "honest_accuracy_min", "accuracy_min", high_is_good=True
+    ),
+    "asr": Metric("attack success rate", "attack_success_rate_mean", "attack_success_rate_mean", high_is_good=False),
     "worst-asr": Metric(
-        "attack success rate at the worst honest node", "attack_success_rate_max", "attack_success_rate_max"
+        "attack success rate at the worst honest node",
+        "attack_success_rate_max",
+        "attack_success_rate_max",
+        high_is_good=False,
     ),
 }
 

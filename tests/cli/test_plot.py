@@ -52,6 +52,24 @@ def test_kinds_axes_metrics_and_the_folder_can_be_chosen(command, sweep, tmp_pat
     assert names == {str(tmp_path / "pictures" / name) for name in ("worst-asr-by-round.pdf", "frontier.pdf")}
 
 
+def test_every_rule_against_every_attack_is_a_matrix_for_each_metric(command, tmp_path):
+    for rule in ("average", "krum"):
+        for attack, rate in (("label-flip", None), ("scaling", 0.5)):
+            write_run(tmp_path / "runs" / f"{rule}-{attack}", {"strategy.name": rule, "attack.name": attack}, 0.5, rate)
+
+    code, output, errors = command("plot", "runs", "--kind", "matrix")
+
+    assert code == 0
+    assert errors == "no attack success rate under label-flip: 2 runs\n"
+    expected = [
+        tmp_path / "runs" / "figures" / f"{metric}-matrix.{suffix}"
+        for metric in ("accuracy", "asr")
+        for suffix in ("pdf", "svg", "png")
+    ]
+    assert output.splitlines() == list(map(str, expected))
+    assert all(path.stat().st_size for path in expected)
+
+
 def test_a_parameter_can_be_the_axis_and_a_setting_the_panel(command, tmp_path):
     for beta in (0.0, 1.0):
         for share in (0.1, 0.8):

@@ -236,6 +236,38 @@ def test_rules_are_compared_on_attacks_and_seeds_that_all_of_them_have_met(study
     assert reporting.comparable([]) == []
 
 
+def test_the_matrix_holds_what_all_rules_have_met_but_for_those_that_nobody_can_influence(study, tmp_path):
+    import reporting
+
+    cells = {
+        (cell.rule, cell.attack, cell.seed): cell
+        for cell in study.cells_of(study.STUDIES["matrix"], "standard", rules=("krum", "ios", "oracle"), seeds=(0, 1))
+    }
+    met = {  # accuracy and attack success rate of krum and ios
+        "scaling": ((0.8, 0.9), (0.7, 0.2)),
+        "ipm": ((0.4, None), (0.6, None)),
+    }
+    for attack, pair in met.items():
+        for rule, (accuracy, rate) in zip(("krum", "ios"), pair, strict=True):
+            complete(tmp_path, cells[rule, attack, 0], honest_accuracy_mean=accuracy, attack_success_rate_mean=rate)
+    complete(tmp_path, cells["oracle", "scaling", 0], honest_accuracy_mean=0.9, attack_success_rate_mean=0.0)
+    for alone in (("krum", "dba", 0), ("krum", "scaling", 1)):
+        complete(tmp_path, cells[alone], honest_accuracy_mean=0.1, attack_success_rate_mean=0.1)
+
+    table, picture = reporting.write_study("matrix", list(cells.values()), tmp_path, tmp_path / "out")
+
+    text = table.read_text(encoding="utf-8")
+    assert f"5 of {len(cells)} runs complete" in text
+    assert "| fashion-mnist | fc |  | krum | 1 | - | 40.0 (40.0), ipm | 90.0 (90.0), scaling |" in text
+    assert "dba" not in text
+    assert picture.name == "matrix.png"
+    results = reporting.read_results(cells.values(), tmp_path)
+    rates, accuracies = reporting._matrices(reporting.comparable(results))
+    assert rates.rules == accuracies.rules == ("oracle", "ios", "krum")  # on average 1, 0.7 and 0.25 good
+    assert rates.values == {("krum", "scaling"): 0.9, ("ios", "scaling"): 0.2, ("oracle", "scaling"): 0.0}
+    assert accuracies.values == {("krum", "ipm"): 0.4, ("ios", "ipm"): 0.6}
+
+
 @pytest.mark.parametrize(("honest", "byzantine", "separated"), [(0.9, 0.1, 1.0), (0.1, 0.9, 0.0), (0.5, 0.5, 0.5)])
 def test_a_feature_separates_who_looks_worse(study, tmp_path, honest, byzantine, separated):
     import features

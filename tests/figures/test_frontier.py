@@ -6,7 +6,8 @@ from flower_dfl.errors import ConfigurationError
 
 pytest.importorskip("matplotlib", reason="needs the extra flower-dfl[report]")
 
-from flower_dfl.figures.frontier import Standing, count_attacks, draw_frontier, standings
+from flower_dfl.figures.frontier import Standing, draw_frontier, standings
+from flower_dfl.figures.meetings import count_attacks
 from flower_dfl.sweeps.tables import Cell
 
 
