@@ -9,7 +9,8 @@ from torch import Tensor
 
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
-from flower_dfl.strategies.clipping import anchored, by_sender, distances_to
+from flower_dfl.strategies.clipping import anchored, by_sender
+from flower_dfl.strategies.kernels import distances_to
 from flower_dfl.types import Aggregate, Inbox, Need, RoundContext
 
 __all__ = ["Balance", "acceptance_bound", "blend", "check_acceptance"]

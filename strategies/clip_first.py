@@ -7,7 +7,8 @@ from torch import Tensor
 
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
-from flower_dfl.strategies.clipping import clip_factors, distances_to
+from flower_dfl.strategies.clipping import clip_factors
+from flower_dfl.strategies.kernels import distances_to
 from flower_dfl.strategies.mixing import mixed
 from flower_dfl.types import Aggregate, Inbox, Need, RoundContext
 

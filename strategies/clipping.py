@@ -13,21 +13,10 @@ from torch import Tensor
 from flower_dfl.strategies.kernels import weighted_mean
 from flower_dfl.types import Aggregate, Inbox, NodeId, StateT
 
-__all__ = ["anchored", "by_sender", "clip_factors", "distances_to", "largest_weights", "nearest_weights"]
+__all__ = ["anchored", "by_sender", "clip_factors", "largest_weights", "nearest_weights"]
 
-_BLOCK = 65_536
 _ROUNDING = 1e-12
 """Weights below this are rounding errors of sums of mixing weights, not weights."""
-
-
-def distances_to(origin: Tensor, rows: Sequence[Tensor]) -> Tensor:
-    """Return the Euclidean distance of each row ``(d,)`` from ``origin``, by differences in float64."""
-    squares = torch.zeros(len(rows), dtype=torch.float64, device=origin.device)
-    for start in range(0, origin.numel(), _BLOCK) if rows else ():
-        part = slice(start, start + _BLOCK)
-        block = torch.stack([row[part] for row in rows]).double()  # (m, block)
-        squares += (block - origin[part].double()).square().sum(dim=1)
-    return squares.sqrt().cpu()
 
 
 def clip_factors(distances: Tensor, tau: float) -> Tensor:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
-from flower_dfl.strategies.clipping import distances_to
-from flower_dfl.strategies.kernels import weighted_mean
+from flower_dfl.strategies.kernels import distances_to, weighted_mean
 from flower_dfl.types import Aggregate, Inbox, Need, NodeId, RoundContext
 
 __all__ = ["DflDetector", "has_two_clusters", "hessian_vector_product", "two_means"]

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
-from flower_dfl.strategies.clipping import distances_to
 from flower_dfl.strategies.inversion import balanced_labels, invert, residual
-from flower_dfl.strategies.kernels import cosines, pairwise_distances, weighted_mean
+from flower_dfl.strategies.kernels import cosines, distances_to, pairwise_distances, weighted_mean
 from flower_dfl.strategies.two_median import two_median
 from flower_dfl.strategies.wasserstein import pairwise_wasserstein, wasserstein
 from flower_dfl.types import Aggregate, DigestContext, Inbox, Learner, Need, RoundContext, Update

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flower_dfl.strategies.clipping import distances_to
-from flower_dfl.strategies.kernels import cosines
+from flower_dfl.strategies.kernels import cosines, distances_to
 
 __all__ = ["fltrust_update"]
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from flower_dfl.protocols import PeerStrategy
-from flower_dfl.strategies.clipping import anchored, by_sender, distances_to, largest_weights, nearest_weights
+from flower_dfl.strategies.clipping import anchored, by_sender, largest_weights, nearest_weights
+from flower_dfl.strategies.kernels import distances_to
 from flower_dfl.types import Aggregate, Inbox, Need, RoundContext
 
 __all__ = ["Gts"]

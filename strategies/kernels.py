@@ -18,6 +18,7 @@ from torch import Tensor
 __all__ = [
     "coordinate_median",
     "cosines",
+    "distances_to",
     "distances_to_mean",
     "distances_to_point",
     "geometric_median",
@@ -116,13 +117,17 @@ def pairwise_distances(rows: Sequence[Tensor], own: int) -> Tensor:
     squared = scale - 2 * products
     distances = squared.nan_to_num(nan=torch.inf, posinf=torch.inf).clamp_(min=0).sqrt_().fill_diagonal_(0)
     for j, k in torch.nonzero((squared < _CANCELLED * scale).triu(diagonal=1)).tolist():
-        distances[j, k] = distances[k, j] = _distance(rows[j], rows[k])
+        distances[j, k] = distances[k, j] = distances_to(rows[j], [rows[k]])
     return distances
 
 
-def _distance(first: Tensor, second: Tensor) -> Tensor:
-    squares = [(first[part].double() - second[part]).square_().sum() for part in _parts(first)]
-    return torch.stack(squares).sum().sqrt_()
+def distances_to(origin: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean distances of rows ``(d,)`` from ``origin``, float64 ``(n,)``, by differences in float64."""
+    squares = torch.zeros(len(rows), dtype=torch.float64, device=origin.device)
+    for part in _parts(origin) if rows else ():
+        block = torch.stack([row[part] for row in rows]).double()  # (n, block)
+        squares += (block - origin[part].double()).square().sum(dim=1)
+    return squares.sqrt().cpu()
 
 
 def distances_to_point(products: Tensor, weights: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 
 from flower_dfl.errors import ByzantineBudgetError
 from flower_dfl.protocols import PeerStrategy
-from flower_dfl.strategies.clipping import anchored, by_sender, distances_to
+from flower_dfl.strategies.clipping import anchored, by_sender
+from flower_dfl.strategies.kernels import distances_to
 from flower_dfl.types import Aggregate, Inbox, Need, RoundContext
 
 __all__ = ["NearestNeighbourAveraging"]

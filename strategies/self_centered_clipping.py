@@ -8,14 +8,8 @@ from torch import Tensor
 
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
-from flower_dfl.strategies.clipping import (
-    anchored,
-    by_sender,
-    clip_factors,
-    distances_to,
-    largest_weights,
-    nearest_weights,
-)
+from flower_dfl.strategies.clipping import anchored, by_sender, clip_factors, largest_weights, nearest_weights
+from flower_dfl.strategies.kernels import distances_to
 from flower_dfl.types import Aggregate, Inbox, Need, RoundContext
 
 __all__ = ["SelfCenteredClipping", "adaptive_radius"]

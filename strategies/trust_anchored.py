@@ -10,8 +10,8 @@ from torch import Tensor
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import PeerStrategy
 from flower_dfl.randomness import even_draws
-from flower_dfl.strategies.clipping import by_sender, distances_to
-from flower_dfl.strategies.kernels import weighted_mean
+from flower_dfl.strategies.clipping import by_sender
+from flower_dfl.strategies.kernels import distances_to, weighted_mean
 from flower_dfl.strategies.own_data import data_of, learner_of
 from flower_dfl.strategies.trigger_audit import Auditor, Finding, Patch, Search, class_sample
 from flower_dfl.types import Aggregate, Inbox, LabelledData, Learner, Need, NodeId, RoundContext

@@ -20,11 +20,11 @@ from flower_dfl.strategies.average import Average
 from flower_dfl.strategies.bulyan import Bulyan
 from flower_dfl.strategies.centered_clipping import CenteredClipping
 from flower_dfl.strategies.clip_first import ClipFirst
-from flower_dfl.strategies.clipping import distances_to
 from flower_dfl.strategies.dfl_detector import DflDetector
 from flower_dfl.strategies.dfl_dual import DflDual
 from flower_dfl.strategies.dfl_trust import DflTrust
 from flower_dfl.strategies.geometric_median import GeometricMedian
+from flower_dfl.strategies.kernels import distances_to
 from flower_dfl.strategies.krum import Krum
 from flower_dfl.strategies.median import Median
 from flower_dfl.strategies.multi_krum import MultiKrum

@@ -177,11 +177,22 @@ def test_the_geometric_median_has_no_downhill_direction(n, seed):
     assert (offsets / norms[:, None]).sum(dim=0).norm() <= 1 + 1e-2  # at most 1 on a row, 0 off the rows
 
 
+def test_distances_are_those_of_the_differences_however_far_the_vectors_are_from_zero():
+    origin = torch.full((70_000,), 1000.0)
+    row = origin.clone()
+    row[[0, 69_999]] += torch.tensor([3.0, 4.0])
+
+    assert kernels.distances_to(origin, [row, origin]).tolist() == [5.0, 0.0]
+    assert kernels.distances_to(origin, []).shape == (0,)
+
+
 @pytest.mark.parametrize(
     "kernel",
     [
         lambda rows: kernels.pairwise_distances(rows, 0),
         kernels.distances_to_mean,
+        lambda rows: kernels.distances_to(rows[0], rows[1:]),
+        lambda rows: kernels.distances_to(rows[0], rows[1:2]),
         lambda rows: kernels.cosines(rows, 0),
         lambda rows: kernels.weighted_mean(rows, [0.3] * len(rows)),
         kernels.coordinate_median,
