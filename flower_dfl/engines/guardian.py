@@ -93,7 +93,7 @@ def guard(command: list[str]) -> None:
 def _unfinished_run() -> Path | None:
     """Return the folder of the run that this process was started for, if the run goes on."""
     folder = Path(os.environ.get(RUN_FOLDER_VARIABLE, ""))
-    with suppress(OSError):
+    with suppress(OSError, ValueError, KeyError):  # whatever it says, the family has to end
         if json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"] == "running":
             return folder
     return None

@@ -96,6 +96,17 @@ def test_a_run_whose_starter_dies_was_interrupted(start, run_folder, command):
     assert summary_of(run_folder) == ("interrupted", "the process that started the run died")
 
 
+@pytest.mark.parametrize("text", ["", "{}", "null and void"])
+def test_a_tree_ends_whatever_the_summary_says(start, run_folder, text):
+    (run_folder / "summary.json").write_text(text)
+    guardian, *tree = start(*GUARDIAN, LEAF)
+
+    guardian.stdin.close()
+
+    assert alive([guardian, *tree]) == []
+    assert guardian.wait() == 0
+
+
 def test_a_starter_that_says_that_it_leaves_records_the_end_itself(start, run_folder):
     guardian, command = start(*GUARDIAN, LEAF)
 
