@@ -142,6 +142,7 @@ def _table(name: str, cells: Sequence[StudyCell], results: Sequence[Result]) -> 
         "rounds and seeds. Without an attack all neighbours are honest; accuracy is still that of the nodes which are",
         "honest under attack. Paper: its printed accuracy, or accuracy / ASR, for what it calls the same; `?` marks",
         "a value that cannot be right as printed.",
+        *(["Of the attacks and seeds, those that every rule has met which one can influence."] * (name == "matrix")),
         "",
     ]
     varied = any(key[2] for key in groups)
