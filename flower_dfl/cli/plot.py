@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from flower_dfl.figures.series import (
     with_parameters,
 )
 from flower_dfl.sweeps.tables import Cell, read_cells, unfinished_cells
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["plot"]
 
@@ -100,37 +103,38 @@ def _save_curves(
 ) -> None:
     with needs_extra("report"):
         from flower_dfl.figures.lines import draw_lines  # noqa: PLC0415 - imports matplotlib
-        from flower_dfl.figures.style import SUFFIXES, save  # noqa: PLC0415
 
     metric = METRICS[name]
     measured = _measured(cells, name)
     if measured:
         figure = draw_lines(curves(measured, metric, axis, lines, panels), axis, metric.label, lines, band)
-        for suffix in SUFFIXES:
-            typer.echo(str(save(figure, place / f"{name}-by-{axis}{suffix}")))
+        _save(figure, place, f"{name}-by-{axis}")
 
 
 def _save_frontier(cells: Sequence[Cell], place: Path) -> None:
     with needs_extra("report"):
         from flower_dfl.figures.frontier import draw_frontier, standings  # noqa: PLC0415 - imports matplotlib
-        from flower_dfl.figures.style import SUFFIXES, save  # noqa: PLC0415
 
     seeds = len({cell.settings["seed"] for cell in cells})
     figure = draw_frontier(standings(cells), attacks=count_attacks(cells), seeds=seeds)
-    for suffix in SUFFIXES:
-        typer.echo(str(save(figure, place / f"frontier{suffix}")))
+    _save(figure, place, "frontier")
 
 
 def _save_matrix(cells: Sequence[Cell], name: str, place: Path) -> None:
     with needs_extra("report"):
         from flower_dfl.figures.matrix import draw_matrix, matrix_of  # noqa: PLC0415 - imports matplotlib
-        from flower_dfl.figures.style import SUFFIXES, save  # noqa: PLC0415
 
     measured = _measured(cells, name)
     if measured:
-        figure = draw_matrix([matrix_of(measured, METRICS[name])])
-        for suffix in SUFFIXES:
-            typer.echo(str(save(figure, place / f"{name}-matrix{suffix}")))
+        _save(draw_matrix([matrix_of(measured, METRICS[name])]), place, f"{name}-matrix")
+
+
+def _save(figure: "Figure", place: Path, name: str) -> None:
+    """Write a figure in every format and print the paths."""
+    from flower_dfl.figures.style import SUFFIXES, save  # noqa: PLC0415 - imports matplotlib
+
+    for suffix in SUFFIXES:
+        typer.echo(str(save(figure, place / f"{name}{suffix}")))
 
 
 def _measured(cells: Sequence[Cell], name: str) -> list[Cell]:

@@ -25,9 +25,14 @@ def meetings(cells: Sequence[Cell]) -> Mapping[str, Mapping[str, Sequence[Cell]]
             f"rules are compared on runs that differ in rule, attack and seed only; these also differ in "
             f"{', '.join(others)}: choose by --where KEY=VALUE"
         )
+    namesakes: dict[str, list[Cell]] = {}
+    for cell in cells:
+        namesakes.setdefault(str(cell.settings["strategy.name"]), []).append(cell)
+    varied = {name: differing(members) for name, members in namesakes.items()}
     rules: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells:
-        rules.setdefault(_rule_of(cell, cells), {}).setdefault(_attack_of(cell), []).append(cell)
+        rule = _rule_of(cell, varied[str(cell.settings["strategy.name"])])
+        rules.setdefault(rule, {}).setdefault(_attack_of(cell), []).append(cell)
     for rule, attacks in rules.items():
         for attack, members in attacks.items():
             seed, count = Counter(cell.settings["seed"] for cell in members).most_common(1)[0]
@@ -43,10 +48,9 @@ def count_attacks(cells: Iterable[Cell]) -> int:
     return len({_attack_of(cell) for cell in cells if cell.settings["attack.name"] != "none"})
 
 
-def _rule_of(cell: Cell, cells: Sequence[Cell]) -> str:
-    """Return a rule with those parameters in which the runs with a rule of that name differ."""
-    peers = [other for other in cells if other.settings["strategy.name"] == cell.settings["strategy.name"]]
-    own = [key for key in differing(peers) if key.startswith("strategy.params.") and key in cell.settings]
+def _rule_of(cell: Cell, varied: Iterable[str]) -> str:
+    """Return a rule with those of its parameters that are varied."""
+    own = [key for key in varied if key.startswith("strategy.params.") and key in cell.settings]
     return _called(cell, "strategy", own)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from flower_dfl.config import parse_assignment
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.records import read_lines, summarise_round
+from flower_dfl.sweeps import tables
 from flower_dfl.sweeps.tables import Cell
 from flower_dfl.validation import check_known
 
@@ -53,26 +54,24 @@ class Metric:
         label: How an axis calls it.
         summary: Its key in ``summary.json``.
         round: Its name in :class:`~flower_dfl.records.RoundSummary`.
-        high_is_good: Whether a rule is the better the larger it is.
     """
 
     label: str
     summary: str
     round: str
-    high_is_good: bool
+
+    @property
+    def high_is_good(self) -> bool:
+        """Whether larger values are better for the honest nodes."""
+        return tables.METRICS[self.summary].high_is_good
 
 
 METRICS: Mapping[str, Metric] = {
-    "accuracy": Metric("honest accuracy", "honest_accuracy_mean", "accuracy_mean", high_is_good=True),
-    "worst-accuracy": Metric(
-        "accuracy of the worst honest node", "honest_accuracy_min", "accuracy_min", high_is_good=True
-    ),
-    "asr": Metric("attack success rate", "attack_success_rate_mean", "attack_success_rate_mean", high_is_good=False),
+    "accuracy": Metric("honest accuracy", "honest_accuracy_mean", "accuracy_mean"),
+    "worst-accuracy": Metric("accuracy of the worst honest node", "honest_accuracy_min", "accuracy_min"),
+    "asr": Metric("attack success rate", "attack_success_rate_mean", "attack_success_rate_mean"),
     "worst-asr": Metric(
-        "attack success rate at the worst honest node",
-        "attack_success_rate_max",
-        "attack_success_rate_max",
-        high_is_good=False,
+        "attack success rate at the worst honest node", "attack_success_rate_max", "attack_success_rate_max"
     ),
 }
 
