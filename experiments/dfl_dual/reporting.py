@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
+from entries import COLUMNS, Entry, Key, Spread, columns_of, pooled, read_entries, spread_of, spread_text
 from matplotlib.figure import Figure
 from published import PUBLISHED, SUSPICIOUS
 from running import folder_of
@@ -15,11 +16,11 @@ from flower_dfl.figures.frontier import draw_frontier, standings
 from flower_dfl.figures.lines import draw_lines
 from flower_dfl.figures.matrix import Matrix, draw_matrix
 from flower_dfl.figures.meetings import count_attacks
-from flower_dfl.figures.series import METRICS, ROUND, Line, Metric, Panel, Point, with_parameters
+from flower_dfl.figures.series import METRICS, ROUND, Line, Panel, Point, with_parameters
 from flower_dfl.records import read_lines
 from flower_dfl.sweeps.cells import Cell, read_summary
 
-__all__ = ["Result", "byzantine_nodes", "comparable", "read_results", "write_study"]
+__all__ = ["Result", "byzantine_nodes", "comparable", "earlier_entries", "read_results", "write_study"]
 
 _SUMMARISED = ("anchored", "anchored80", "frontier", "held-out", "matrix", "untargeted")
 
@@ -47,7 +48,7 @@ def byzantine_nodes(result: Result) -> set[int]:
     return {entry["node"] for entry in read_lines(result.folder / "rounds.jsonl") if entry["byzantine"]}
 
 
-def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Path) -> list[Path]:
+def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Path, *, add: bool = False) -> list[Path]:
     """Write a study's table and figure, and return their paths; none where there is nothing to write down.
 
     Args:
@@ -55,6 +56,11 @@ def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Pat
         cells: Its cells; those that are not complete are counted and left out.
         folder: Where the runs are.
         output: Where to write.
+        add: Keep the entries of the table that is there and pool them with runs of other seeds; an entry gives way to
+            runs of all its seeds. A figure of which not all runs are at hand is left as it is.
+
+    Raises:
+        ValueError: As :func:`earlier_entries`.
     """
     results = read_results(cells, folder)
     if name == "matrix":
@@ -63,9 +69,14 @@ def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Pat
         return []
     output.mkdir(parents=True, exist_ok=True)
     table = output / f"{name}.md"
-    table.write_text(_table(name, cells, results), encoding="utf-8")
+    entries = _entries(cells, results, earlier_entries(name, cells, output) if add else {})
+    table.write_text(_table(name, cells, entries), encoding="utf-8")
     written = [table]
-    figure = _figure(name, results)
+    at_hand = sum(len(entry.seeds) for entry in entries.values()) == len(results)
+    if name == "matrix":
+        figure: Figure | None = draw_matrix(_matrices(entries))
+    else:
+        figure = _figure(name, results) if at_hand else None
     if figure is not None:
         picture = output / f"{name}.png"
         figure.savefig(picture, dpi=130)
@@ -73,9 +84,52 @@ def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Pat
     return written
 
 
+def earlier_entries(name: str, cells: Sequence[StudyCell], output: Path) -> Mapping[Key, Entry]:
+    """Return the entries of the table that is there; none if there is no table.
+
+    Raises:
+        ValueError: A row cannot be read, or the study does not have it.
+    """
+    entries = read_entries(output / f"{name}.md")
+    if unknown := entries.keys() - {_key(cell) for cell in cells}:
+        row = ", ".join(filter(None, min(unknown)))
+        raise ValueError(f"expected rows of the study in {output / name}.md; got {row}, which {name} does not have")
+    return entries
+
+
+def _entries(cells: Sequence[StudyCell], results: Sequence[Result], earlier: Mapping[Key, Entry]) -> dict[Key, Entry]:
+    """Return the entries of the results and of an earlier table, in the order of the cells."""
+    groups: dict[Key, list[Result]] = {}
+    for result in results:
+        groups.setdefault(_key(result.cell), []).append(result)
+    entries = dict(earlier)
+    for key, group in groups.items():
+        old = earlier.get(key)
+        if old is None or old.seeds <= {result.cell.seed for result in group}:
+            entries[key] = _entry(group)
+        elif new := [result for result in group if result.cell.seed not in old.seeds]:
+            entries[key] = pooled(old, _entry(new))
+    places = {key: place for place, key in enumerate(dict.fromkeys(_key(cell) for cell in cells))}
+    return dict(sorted(entries.items(), key=lambda item: places[item[0]]))
+
+
+def _key(cell: StudyCell) -> Key:
+    return (cell.data, cell.model, cell.variation, cell.attack, cell.rule)
+
+
+def _entry(group: Sequence[Result]) -> Entry:
+    """Return the entry of runs that differ in their seed alone."""
+    by_all = group[0].cell.attack == "none"
+    return Entry(
+        frozenset(result.cell.seed for result in group),
+        spread_of(_values(group, "honest_accuracy_mean"), min),
+        spread_of(_values(group, "attack_success_rate_mean"), max),
+        (_kept_by_all(group),) if by_all else (_kept(group, "honest_kept"), _kept(group, "byzantine_kept")),
+        fmean(result.summary["seconds_total"] for result in group),
+    )
+
+
 def _figure(name: str, results: Sequence[Result]) -> Figure | None:
-    if name == "matrix":
-        return draw_matrix(_matrices(results))
     if name == "frontier" and (fair := comparable(results)):
         cells = [with_parameters(Cell(r.cell.plan.name, r.folder, r.cell.plan.settings, r.summary)) for r in fair]
         return draw_frontier(standings(cells), count_attacks(cells), len({r.cell.seed for r in fair}))
@@ -101,13 +155,14 @@ def comparable(results: Sequence[Result]) -> list[Result]:
     return [r for r in results if r.cell.attack in attacks and r.cell.seed in seeds]
 
 
-def _matrices(results: Sequence[Result]) -> list[Matrix]:
+def _matrices(entries: Mapping[Key, Entry]) -> list[Matrix]:
     """Return the success of the attacks that have a trigger and the accuracy under the others, the same rules in each.
 
     The rule with the best mean is on top: of what is left of 1 by attack success, and of the accuracies.
     """
-    rates, accuracies = _entries(results, METRICS["asr"]), _entries(results, METRICS["accuracy"])
-    accuracies = {entry: value for entry, value in accuracies.items() if entry not in rates}
+    found = {(rule, attack): entry for (*_, attack, rule), entry in entries.items()}
+    rates = {key: entry.rate.mean / 100 for key, entry in found.items() if entry.rate}
+    accuracies = {key: e.accuracy.mean / 100 for key, e in found.items() if e.accuracy and not e.rate}
     good = [(rule, 1 - value) for (rule, _), value in rates.items()]
     good += [(rule, value) for (rule, _), value in accuracies.items()]
     means = {rule: fmean(value for name, value in good if name == rule) for rule, _ in good}
@@ -119,24 +174,13 @@ def _matrices(results: Sequence[Result]) -> list[Matrix]:
     ]
 
 
-def _entries(results: Sequence[Result], metric: Metric) -> dict[tuple[str, str], float]:
-    found: dict[tuple[str, str], list[float]] = {}
-    for result in results:
-        if (value := result.summary.get(metric.summary)) is not None:
-            found.setdefault((result.cell.rule, result.cell.attack), []).append(value)
-    return {entry: fmean(values) for entry, values in found.items()}
-
-
-def _table(name: str, cells: Sequence[StudyCell], results: Sequence[Result]) -> str:
-    groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in results:
-        cell = result.cell
-        groups.setdefault((cell.data, cell.model, cell.variation, cell.attack, cell.rule), []).append(result)
-    seconds = sum(result.summary["seconds_total"] for result in results)
+def _table(name: str, cells: Sequence[StudyCell], entries: Mapping[Key, Entry]) -> str:
+    runs = sum(len(entry.seeds) for entry in entries.values())
+    seconds = sum(len(entry.seeds) * entry.seconds for entry in entries.values())
     lines = [
         f"# {name}",
         "",
-        f"{len(results)} of {len(cells)} runs complete, {seconds / 60:.0f} minutes of one core in all. Accuracy and",
+        f"{runs} of {len(cells)} runs complete, {seconds / 60:.0f} minutes of one core in all. Accuracy and",
         "attack success rate (ASR) in per cent, honest nodes, after the last round: mean ± sample standard deviation",
         "over seeds (worst seed). Kept: share of honest / Byzantine neighbours with a positive weight, mean over",
         "rounds and seeds. Without an attack all neighbours are honest; accuracy is still that of the nodes which are",
@@ -145,78 +189,58 @@ def _table(name: str, cells: Sequence[StudyCell], results: Sequence[Result]) -> 
         *(["Of the attacks and seeds, those that every rule has met which one can influence."] * (name == "matrix")),
         "",
     ]
-    varied = any(key[2] for key in groups)
-    head = ["data", "model", *(["setting"] if varied else []), "attack", "rule"]
-    head += ["accuracy", "ASR", "kept", "seeds", "seconds a run", "paper"]
+    varied = any(key[2] for key in entries)
+    head = ["data", "model", *(["setting"] if varied else []), "attack", "rule", *COLUMNS, "paper"]
     if name in _SUMMARISED:
-        lines += [*_summary(groups), ""]
+        lines += [*_summary(entries), ""]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for key, group in sorted(groups.items(), key=lambda item: _order(item[0], cells)):
+    for key, entry in entries.items():
         data, model, variation, attack, rule = key
-        row = [data, model, *([variation] if varied else []), attack, rule]
-        row += [
-            _spread(group, "honest_accuracy_mean", min),
-            _spread(group, "attack_success_rate_mean", max),
-            _kept_by_all(group) if attack == "none" else _kept(group),
-            str(len(group)),
-            f"{fmean(result.summary['seconds_total'] for result in group):.0f}",
-            _paper(data, model, variation, attack, rule),
-        ]
+        row = [data, model, *([variation] if varied else []), attack, rule, *columns_of(entry), _paper(key)]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 
-def _summary(groups: Mapping[tuple[str, ...], Sequence[Result]]) -> list[str]:
+def _summary(entries: Mapping[Key, Entry]) -> list[str]:
     """Return a table of every rule's worst cases over the attacks, each a mean over seeds and its worst seed."""
-    lines = [
-        "| data | model | setting | rule | seeds | accuracy, no attack | lowest accuracy under attack | highest ASR |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for data, model, variation, rule in dict.fromkeys((d, m, v, r) for d, m, v, _, r in groups):
-        attacks = {
-            attack: group
-            for (d, m, v, attack, r), group in groups.items()
-            if (d, m, v, r) == (data, model, variation, rule) and attack != "none"
-        }
-        calm = groups.get((data, model, variation, "none", rule), [])
-        accuracies = {name: _values(group, "honest_accuracy_mean") for name, group in attacks.items()}
-        rates = {
-            name: found for name, group in attacks.items() if (found := _values(group, "attack_success_rate_mean"))
-        }
-        counts = sorted({len(group) for group in (calm, *attacks.values()) if group})
+    head = ("data", "model", "setting", "rule", "number of seeds")
+    head = (*head, "accuracy, no attack", "lowest accuracy under attack", "highest ASR")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for data, model, variation, rule in dict.fromkeys((d, m, v, r) for d, m, v, _, r in entries):
+        met = {key[3]: entry for key, entry in entries.items() if key == (data, model, variation, key[3], rule)}
+        counts = sorted({len(entry.seeds) for entry in met.values()})
         seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        row = [data, model, variation, rule, seeds, _spread(calm, "honest_accuracy_mean", min)]
-        lowest = min(accuracies, key=lambda name: fmean(accuracies[name]), default="")
-        row.append(f"{_spread(attacks[lowest], 'honest_accuracy_mean', min)}, {lowest}" if lowest else "-")
-        highest = max(rates, key=lambda name: fmean(rates[name]), default="")
-        row.append(f"{_spread(attacks[highest], 'attack_success_rate_mean', max)}, {highest}" if highest else "-")
+        calm = met.pop("none", None)
+        row = [data, model, variation, rule, seeds, spread_text(calm.accuracy, len(calm.seeds)) if calm else "-"]
+        row.append(_worst(met, lambda entry: entry.accuracy, lambda s: (-s.mean, -s.worst)))
+        row.append(_worst(met, lambda entry: entry.rate, lambda s: (s.mean, s.worst)))
         lines.append(f"| {' | '.join(row)} |")
     return lines
 
 
-def _order(key: tuple[str, ...], cells: Sequence[StudyCell]) -> int:
-    """Return the place of an entry in the study; seeds are interleaved there."""
-    return next(i for i, c in enumerate(cells) if (c.data, c.model, c.variation, c.attack, c.rule) == key)
+def _worst(
+    met: Mapping[str, Entry],
+    spread_in: Callable[[Entry], Spread | None],
+    badness: Callable[[Spread], tuple[float, float]],
+) -> str:
+    """Return the spread that is worst by its mean, then by its worst seed, and its attack; "-" if there is none."""
+    found = [(attack, len(entry.seeds), spread) for attack, entry in met.items() if (spread := spread_in(entry))]
+    if not found:
+        return "-"
+    attack, count, spread = max(found, key=lambda one: badness(one[2]))
+    return f"{spread_text(spread, count)}, {attack}"
 
 
 def _values(group: Sequence[Result], key: str) -> list[float]:
     return [100 * result.summary[key] for result in group if result.summary.get(key) is not None]
 
 
-def _spread(group: Sequence[Result], key: str, worst: Callable[[list[float]], float]) -> str:
+def _kept(group: Sequence[Result], key: str) -> float | None:
     values = _values(group, key)
-    if not values:
-        return "-"
-    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{fmean(values):.1f}{spread} ({worst(values):.1f})"
+    return fmean(values) / 100 if values else None
 
 
-def _kept(group: Sequence[Result]) -> str:
-    values = [_values(group, key) for key in ("honest_kept", "byzantine_kept")]
-    return " / ".join(f"{fmean(found) / 100:.2f}" if found else "-" for found in values)
-
-
-def _kept_by_all(group: Sequence[Result]) -> str:
+def _kept_by_all(group: Sequence[Result]) -> float | None:
     """Return the mean over seeds of the share of all neighbours that the nodes keep whose accuracy is reported."""
     shares = []
     for result in group:
@@ -228,10 +252,11 @@ def _kept_by_all(group: Sequence[Result]) -> str:
         ]
         if kept:
             shares.append(fmean(kept))
-    return f"{fmean(shares):.2f}" if shares else "-"
+    return fmean(shares) if shares else None
 
 
-def _paper(data: str, model: str, variation: str, attack: str, rule: str) -> str:
+def _paper(entry: Key) -> str:
+    data, model, variation, attack, rule = entry
     key = (data, model, "alie" if attack == _ALIE else attack, rule)
     if variation not in ("", "60 % Byzantine", "p = 0.8") or key not in PUBLISHED:
         return ""

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parents[2] / "experiments" / "dfl_dual"
 @pytest.fixture
 def study(monkeypatch):
     monkeypatch.syspath_prepend(HERE)
-    names = ("study", "published", "reporting", "running", "dummies", "features", "patches")
+    names = ("study", "published", "entries", "reporting", "running", "dummies", "features", "patches")
     before = {name: sys.modules.pop(name, None) for name in names}
     import study
 
@@ -148,7 +148,34 @@ def test_a_table_has_mean_spread_and_worst_seed_and_the_papers_numbers(study, tm
     assert "2 of 5 runs complete, 1 minutes" in text
     row = next(line for line in text.splitlines() if "multi-krum" in line)
     # sample deviation of 80 and 82: sqrt(2)
-    assert "| 81.0 ± 1.4 (80.0) | 3.0 ± 1.4 (4.0) | 0.95 / 0.10 | 2 | 20 | 98.44 / 2.55 ? |" in row
+    assert "| 81.0 ± 1.4 (80.0) | 3.0 ± 1.4 (4.0) | 0.95 / 0.10 | 0, 1 | 20 | 98.44 / 2.55 ? |" in row
+
+
+def test_seeds_are_added_to_the_table_that_is_there(study, tmp_path):
+    import reporting
+
+    chosen = {"data": ("fashion-mnist",), "models": ("fc",), "rules": ("dfl",), "attacks": ("scaling",)}
+    cells = [cell for cell in study.cells_of(study.STUDIES["figure4"], "standard", **chosen) if cell.seed < 3]
+    shares = sorted({cell.variation for cell in cells})[:2]
+    accuracies = {(shares[0], 0): 0.80, (shares[0], 1): 0.82, (shares[0], 2): 0.90, (shares[1], 2): 0.70}
+    runs = {(cell.variation, cell.seed): cell for cell in cells}
+
+    def run(where, *keys):
+        for key in keys:
+            complete(tmp_path / where, runs[key], honest_accuracy_mean=accuracies[key], attack_success_rate_mean=0.5)
+        written = reporting.write_study("figure4", cells, tmp_path / where, tmp_path / "out", add=True)
+        rows = [line for line in written[0].read_text(encoding="utf-8").splitlines() if "| dfl |" in line]
+        return [path.name for path in written], [row.split(" | ")[5:9:3] for row in rows]
+
+    one, two = (shares[0], 0), (shares[0], 1)
+    assert run("first", one, two) == (["figure4.md"], [["81.0 ± 1.4 (80.0)", "0, 1"]])
+    # a seed that the table has does not count twice; others are added, and the figure would lack runs
+    added = [["84.0 ± 5.3 (80.0)", "0 to 2"], ["70.0 (70.0)", "2"]]
+    assert run("second", two, (shares[0], 2), (shares[1], 2)) == (["figure4.md"], added)
+    # all its seeds are at hand
+    accuracies[one] = 0.84
+    assert run("second", one)[1][0] == ["85.3 ± 4.2 (82.0)", "0 to 2"]
+    assert run("second")[0] == ["figure4.md", "figure4.png"]
 
 
 def test_one_place_is_no_curve(study, tmp_path):
@@ -179,7 +206,7 @@ def test_without_an_attack_all_neighbours_are_honest(study, tmp_path):
     path = reporting.write_study("anchored", [cell], tmp_path, tmp_path / "out")[0]
 
     # into nodes 0 and 1 from others: three of four; node 2 would be Byzantine under attack
-    assert "| none | dfl | 90.0 (90.0) | - | 0.75 | 1 |" in path.read_text(encoding="utf-8")
+    assert "| none | dfl | 90.0 (90.0) | - | 0.75 | 0 |" in path.read_text(encoding="utf-8")
 
 
 def test_the_worst_of_all_attacks_stands_above_the_table(study, tmp_path):
@@ -261,8 +288,7 @@ def test_the_matrix_holds_what_all_rules_have_met_but_for_those_that_nobody_can_
     assert "| fashion-mnist | fc |  | krum | 1 | - | 40.0 (40.0), ipm | 90.0 (90.0), scaling |" in text
     assert "dba" not in text
     assert picture.name == "matrix.png"
-    results = reporting.read_results(cells.values(), tmp_path)
-    rates, accuracies = reporting._matrices(reporting.comparable(results))
+    rates, accuracies = reporting._matrices(reporting.earlier_entries("matrix", list(cells.values()), table.parent))
     assert rates.rules == accuracies.rules == ("oracle", "ios", "krum")  # on average 1, 0.7 and 0.25 good
     assert rates.values == {("krum", "scaling"): 0.9, ("ios", "scaling"): 0.2, ("oracle", "scaling"): 0.0}
     assert accuracies.values == {("krum", "ipm"): 0.4, ("ios", "ipm"): 0.6}
@@ -335,6 +361,27 @@ def test_a_name_that_no_study_has_is_an_error(tmp_path, options, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_cannot_be_added_to_is_an_error_before_anything_runs(tmp_path):
+    command = [sys.executable, str(HERE / "reproduce.py"), "figure2", "--profile", "smoke", "--add"]
+    command += ["--results-dir", str(tmp_path / "runs"), "--output-dir", str(tmp_path / "out")]
+    table = tmp_path / "out" / "smoke" / "figure2.md"
+    table.parent.mkdir(parents=True)
+    head = "| data | model | attack | rule | accuracy | ASR | kept | seeds | seconds a run | paper |\n|---|\n"
+    for row, message in (
+        ("| mnist | lr | none | dfl | 80.0 (80.0) | - | 1.00 | 0 | 3 |  |", "got mnist, lr, none, dfl, which figure2"),
+        ("| fashion-mnist-mini | lr | none | dfl | 80.0 | - | 1.00 | 0 | 3 |  |", "line 3: expected a row of data"),
+    ):
+        table.write_text(head + row + "\n")
+
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+
+        assert done.returncode == 2
+        assert "--add: " in done.stderr
+        assert message in done.stderr
+        assert table.read_text() == head + row + "\n"
+        assert not (tmp_path / "runs").exists()
 
 
 def test_only_writing_runs_nothing(tmp_path):
