@@ -7,8 +7,8 @@ from flower_dfl.attacks.alie_backdoor import AlieBackdoor
 from flower_dfl.attacks.triggers import SquareTrigger
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.testing import craft
-from flower_dfl.training import one_thread
-from flower_dfl.types import AttackContext, AttackView, Knowledge, Update
+from flower_dfl.training import TorchLearner, one_thread
+from flower_dfl.types import AttackContext, AttackView, Knowledge, LabelledData, Update
 from tests.attacks.small_images import DIMENSION, context, images, judge, learner, train
 
 WIDE = 1e6
@@ -95,6 +95,32 @@ def test_the_pull_keeps_the_model_near_the_clean_one(colluders):
     assert moved[1] < 0.2 * moved[0]
 
 
+def test_class_balanced_training_draws_the_clean_labels_equally_often(monkeypatch):
+    data = images()
+    few = torch.cat([torch.arange(len(data))[data.labels == 0][:4], torch.arange(len(data))[data.labels != 0]])
+    skewed = LabelledData(data.inputs[few], data.labels[few], data.num_classes, data.input_range)
+    seen = []
+    original = TorchLearner.gradient
+
+    def watch(self, vector, inputs, labels):
+        seen.append(torch.cdist(inputs.flatten(1), skewed.inputs.flatten(1)).argmin(dim=1))
+        return original(self, vector, inputs, labels)
+
+    monkeypatch.setattr(TorchLearner, "gradient", watch)
+    own = Update(0, 1, torch.zeros(DIMENSION), torch.zeros(DIMENSION))
+    told = AttackContext(0, 1, 10, frozenset(range(3)), {}, lr=0.1, seed=0, learner=learner())
+    shares = {}
+    for sampling in ("shuffle", "class-balanced"):
+        seen.clear()
+        # a trigger as dark as the background, so that the samples can be told apart
+        AlieBackdoor(sampling=sampling, epochs=30, size=1, value=0.0).backdoored(own, skewed, told)
+        drawn = skewed.labels[torch.cat(seen)]
+        shares[sampling] = float((drawn == 0).double().mean())
+
+    assert shares["shuffle"] == pytest.approx(4 / len(skewed))
+    assert shares["class-balanced"] == pytest.approx(1 / data.num_classes, abs=0.03)
+
+
 def test_a_single_attacker_sends_its_clean_half_step(colluders):
     assert torch.equal(send(AlieBackdoor(), colluders[:1]), colluders[0])
 
@@ -135,6 +161,7 @@ def test_training_data_stay_clean():
         ({"boost": 0.5}, r"^boost must be at least 1 and finite, got 0\.5$"),
         ({"epochs": 0}, r"^epochs and batch_size must be at least 1, got 0 and 32$"),
         ({"batch_size": 0}, r"^epochs and batch_size must be at least 1, got 3 and 0$"),
+        ({"sampling": "even"}, r'^sampling must be "shuffle" or "class-balanced", got \'even\'$'),
         ({"alpha": -1.0}, r"^alpha must not be negative, got -1\.0$"),
         ({"lr": 0.0}, r'^lr must be "auto" or positive, got 0\.0$'),
         ({"poison_share": 0.0}, "^poison_share must be in"),
