@@ -24,12 +24,14 @@ __all__ = [
     "NetworkConfig",
     "RunConfig",
     "TrainConfig",
+    "anchored",
     "config_keys",
     "flatten",
     "load_toml",
     "nest",
     "parse",
     "parse_assignment",
+    "parse_params",
 ]
 
 ConfigT = TypeVar("ConfigT")
@@ -269,6 +271,24 @@ def parse(table: Mapping[str, Any]) -> RunConfig:
     return config
 
 
+def anchored(config: RunConfig) -> RunConfig:
+    """Return the configuration with the caller's relative paths made absolute: workers start in other folders."""
+    data, topology = config.data, config.topology
+    root = _absolute(data.root) if data.root else data.root
+    data = dataclasses.replace(data, root=root, params=_with_absolute_path(data.params))
+    topology = dataclasses.replace(topology, params=_with_absolute_path(topology.params))
+    return dataclasses.replace(config, data=data, topology=topology)
+
+
+def _with_absolute_path(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    path = params.get("path")
+    return {**params, "path": _absolute(path)} if isinstance(path, str) else params
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
+
+
 def load_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file."""
     try:
@@ -332,11 +352,19 @@ def nest(table: Mapping[str, Any]) -> dict[str, Any]:
                 raise ConfigurationError(f"{key!r}: {part!r} is set both as a value and as a table")
         if not isinstance(value, Mapping):
             level[last] = value
-        elif isinstance(level.get(last), dict):
-            level[last] |= nest(value)
         else:
-            level[last] = nest(value)
+            old = level.get(last)
+            level[last] = _merged(old if isinstance(old, dict) else {}, nest(value))
     return nested
+
+
+def _merged(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return nested tables with changes."""
+    merged = table | changes
+    for key in table.keys() & changes.keys():
+        if isinstance(table[key], dict) and isinstance(changes[key], dict):
+            merged[key] = _merged(table[key], changes[key])
+    return merged
 
 
 def _parse(default: ConfigT, table: Mapping[str, Any], prefix: str) -> ConfigT:
@@ -355,13 +383,18 @@ def _parse(default: ConfigT, table: Mapping[str, Any], prefix: str) -> ConfigT:
                 )
             changes[name] = _parse(current, value, f"{prefix}{key}.")
         elif name == "params":
-            changes[name] = _parse_params(prefix + key, value)
+            changes[name] = parse_params(prefix + key, value)
         else:
             changes[name] = check_type(prefix + key, value, hints[name])
     return dataclasses.replace(default, **changes)  # type: ignore[type-var]  # every caller passes a dataclass
 
 
-def _parse_params(key: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - text or table
+def parse_params(key: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - text or table
+    """Parse parameters, given as a table or as inline TOML.
+
+    >>> parse_params("strategy.params", "c1 = 3.0, c2 = 2.0")
+    {'c1': 3.0, 'c2': 2.0}
+    """
     if isinstance(value, str):
         try:
             value = tomllib.loads(f"params = {{{value}}}")["params"]

@@ -95,6 +95,7 @@ def invert(
 
 def residual(learner: Learner, base: Tensor, target: Tensor, inputs: Tensor, labels: Tensor) -> float:
     """Return how badly given dummy inputs explain a target. See :class:`Inversion` and :func:`invert`."""
+    target = _shortened(target)
     gradient = learner.gradient(base, inputs, labels)
     return float((gradient.double() - target.double()).square().sum()) / _size(target)
 

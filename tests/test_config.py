@@ -350,6 +350,12 @@ def test_dots_inside_tables_are_resolved_too():
     assert nest({"a": {"b.c": 1}}) == {"a": {"b": {"c": 1}}}
 
 
+def test_tables_that_are_given_in_parts_are_put_together():
+    table = {"strategy.params.rule.name": "krum", "strategy": {"params": {"rule": {"params": {"m": 2}}}}}
+
+    assert nest(table) == {"strategy": {"params": {"rule": {"name": "krum", "params": {"m": 2}}}}}
+
+
 def test_a_key_cannot_be_a_value_and_a_table():
     with pytest.raises(ConfigurationError, match=r"^'train.lr': 'train' is set both as a value and as a table$"):
         nest({"train": 1, "train.lr": 0.1})

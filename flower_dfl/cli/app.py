@@ -4,8 +4,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,7 +24,7 @@ from flower_dfl.cli.show import show
 from flower_dfl.cli.split import show_split
 from flower_dfl.cli.sweep import sweep, sweep_cell
 from flower_dfl.cli.table import table
-from flower_dfl.config import RunConfig, flatten, load_toml, parse, parse_assignment
+from flower_dfl.config import RunConfig, anchored, flatten, load_toml, nest, parse, parse_assignment, parse_params
 from flower_dfl.data.loading import load
 from flower_dfl.engines.flower import find_cluster, run_flower
 from flower_dfl.engines.local import run_local
@@ -246,36 +244,21 @@ def prepare_data(
 
 def read_config(file: Path | None, assignments: list[str] | None, results_dir: Path | None) -> RunConfig:
     """Put settings together: defaults, then the file, then assignments, then the results folder."""
-    table = {} if file is None else load_toml(file)
+    table = {} if file is None else nest(load_toml(file))
     for assignment in assignments or []:
         key, value = parse_assignment(assignment)
         table = _with(table, key, value)
     if results_dir is not None:
         table = _with(table, "results-dir", str(results_dir.resolve()))
-    return _anchored(parse(table))
-
-
-def _anchored(config: RunConfig) -> RunConfig:
-    """Return the configuration with the caller's relative paths made absolute: workers start in other folders."""
-    if config.data.root:
-        config = replace(config, data=replace(config.data, root=_absolute(config.data.root)))
-    config = replace(config, data=replace(config.data, params=_with_absolute_path(config.data.params)))
-    return replace(config, topology=replace(config.topology, params=_with_absolute_path(config.topology.params)))
-
-
-def _with_absolute_path(params: Mapping[str, object]) -> Mapping[str, object]:
-    path = params.get("path")
-    return {**params, "path": _absolute(path)} if isinstance(path, str) else params
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
+    return anchored(parse(table))
 
 
 def _with(table: dict[str, object], key: str, value: object) -> dict[str, object]:
     """Set a dotted key in a nested table."""
     first, _, rest = key.partition(".")
     inner = table.get(first)
+    if rest and first == "params" and isinstance(inner, str):
+        inner = parse_params(first, inner)
     if not rest or (first in table and not isinstance(inner, dict)):
         return table | {key: value}
     return table | {first: _with(dict(inner) if isinstance(inner, dict) else {}, rest, value)}

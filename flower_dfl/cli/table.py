@@ -1,11 +1,11 @@
 """``flower-dfl table``: what a sweep found."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from flower_dfl.config import config_keys, parse, parse_assignment
+from flower_dfl.config import anchored, config_keys, parse, parse_assignment
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.sweeps.cells import settings_of
 from flower_dfl.sweeps.formats import FORMATS, write_csv, write_parquet
@@ -31,7 +31,9 @@ def table(
     parquet: Annotated[Path | None, typer.Option(help="Likewise to this Parquet file.")] = None,
 ) -> None:
     """Print mean, spread and worst seed of every metric; refuse to average what differs in more than the seed."""
-    wanted = dict(_filter(text) for text in where or [])
+    wanted = [parse_assignment(text) for text in where or []]
+    for key, _ in wanted:
+        check_known("configuration key", key, config_keys())
     complete, unfinished = (_chosen(cells, wanted) for cells in (read_cells(folder), unfinished_cells(folder)))
     remarks = notes(complete, unfinished)
     if not complete:
@@ -45,12 +47,21 @@ def table(
         write_parquet(tidy(complete), parquet)
 
 
-def _filter(text: str) -> tuple[str, str | int | float]:
-    """Read ``key=value``, the value spelt as in a whole configuration."""
-    key, value = parse_assignment(text)
-    check_known("configuration key", key, config_keys())
-    return key, settings_of(parse({key: value}))[key]
+def _chosen(cells: list[Cell], wanted: list[tuple[str, Any]]) -> list[Cell]:
+    """Return the cells that have these settings, spelt as in a whole configuration.
 
-
-def _chosen(cells: list[Cell], wanted: dict[str, str | int | float]) -> list[Cell]:
-    return [cell for cell in cells if all(cell.settings[key] == value for key, value in wanted.items())]
+    Raises:
+        ConfigurationError: A value can be that of no cell.
+    """
+    for key, value in wanted:
+        found, errors = [], []
+        for cell in cells:
+            try:
+                if settings_of(anchored(parse({**cell.settings, key: value}))) == cell.settings:
+                    found.append(cell)
+            except ConfigurationError as error:  # it contradicts the cell's other settings, or is wrong for every cell
+                errors.append(error)
+        if cells and len(errors) == len(cells):
+            raise errors[0]
+        cells = found
+    return cells

@@ -184,11 +184,17 @@ def find_cluster(address: str) -> str:
 
 
 def _environment(home: Path, folder: Path, ray_address: str | None) -> dict[str, str]:
-    """Return Flower's environment: offline, private, and with the caller's own modules importable."""
+    """Return Flower's environment: offline, private, and with the caller's own modules importable.
+
+    Flower's processes start in another folder, so that relative paths are made absolute.
+    """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    modules = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    modules = os.pathsep.join([str(Path.cwd()), *(str(Path(entry).absolute()) for entry in given)])
+    data = os.environ.get("FLOWER_DFL_DATA")
     return {
         **os.environ,
+        **({"FLOWER_DFL_DATA": str(Path(data).expanduser().absolute())} if data else {}),
         # Ray joins any cluster on the machine if it is not told
         "RAY_ADDRESS": ray_address or os.environ.get("RAY_ADDRESS") or "local",
         "PATH": path,
@@ -241,18 +247,25 @@ def _status(workplace: Path, environment: Mapping[str, str], run_id: str) -> str
     """Return Flower's own word on the run, such as ``running`` or ``finished:failed``."""
     try:
         answer = _flwr(workplace, environment, "ls", "private", "--run-id", run_id)
-    except subprocess.TimeoutExpired:  # the machine is busy, perhaps with the run
+    except _NoAnswerError:  # the machine is busy, perhaps with the run
         return "unknown"
     runs = answer.get("runs", [])
     return str(runs[0].get("status", "unknown")) if runs else "unknown"
 
 
+class _NoAnswerError(TransportError):
+    """Flower's command line did not answer in time."""
+
+
 def _flwr(workplace: Path, environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [program("flwr"), *arguments, "--format", "json"],
-        env=dict(environment), cwd=workplace, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=_START_TIMEOUT, check=False,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [program("flwr"), *arguments, "--format", "json"],
+            env=dict(environment), cwd=workplace, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=_START_TIMEOUT, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise _NoAnswerError(f"'flwr {arguments[0]}' did not answer within {_START_TIMEOUT:.0f} s") from error
     start, end = done.stdout.find("{"), done.stdout.rfind("}")
     try:
         return dict(json.loads(done.stdout[start : end + 1]))

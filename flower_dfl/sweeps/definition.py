@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from flower_dfl import registry
-from flower_dfl.config import RunConfig, config_keys, flatten, load_toml, nest, parse
+from flower_dfl.config import RunConfig, anchored, config_keys, flatten, load_toml, nest, parse, parse_params
 from flower_dfl.errors import ConfigurationError, DflError
 from flower_dfl.experiment import build_rules
 from flower_dfl.network import build_network
@@ -147,7 +147,7 @@ def _named_cells(base: Table, document: Mapping[str, Any]) -> Iterator[PlannedCe
 
 def _cell(name: str, table: Table) -> PlannedCell:
     try:
-        return PlannedCell(name, settings_of(parse(table)))
+        return PlannedCell(name, settings_of(anchored(parse(table))))
     except ConfigurationError as error:
         raise ConfigurationError(f"cell {name!r}: {error}") from error
 
@@ -193,7 +193,7 @@ def _label(axis: str, value: Any) -> str:  # noqa: ANN401 - any TOML value
 def _has(cell: PlannedCell, partial: Table) -> bool:
     """Return whether a cell has all of these values: whether setting them would change nothing."""
     try:
-        return settings_of(parse(_overlay(dict(cell.settings), partial))) == cell.settings
+        return settings_of(anchored(parse(_overlay(_with_tables(cell.settings), partial)))) == cell.settings
     except ConfigurationError:  # they contradict the cell's other settings
         return False
 
@@ -215,11 +215,17 @@ def _assignments(what: str, table: Any) -> Table:  # noqa: ANN401 - whatever the
 
     try:
         walk(nest(_table(what, table)), "")
+        found = _with_tables(found)
     except ConfigurationError as error:
         raise ConfigurationError(f"{what}: {error}") from error
     if "results-dir" in found:
         raise ConfigurationError(f"{what}: results-dir is the sweep's; give --results-dir to the command")
     return found
+
+
+def _with_tables(settings: Mapping[str, Any]) -> Table:
+    """Return settings with all parameters as tables, which can be merged; they may be given as text."""
+    return {key: parse_params(key, value) if key.endswith(".params") else value for key, value in settings.items()}
 
 
 def _overlay(base: Table, changes: Table) -> Table:

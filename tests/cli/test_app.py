@@ -134,6 +134,30 @@ def test_one_parameter_of_a_file_can_be_overridden(tmp_path, content):
     assert config.strategy.params == {"c2": 2.0, "q": "sum"}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '"strategy.params.c2" = 3.0\n"strategy.params.q" = "sum"\n',
+        "[strategy]\nparams = \"c2 = 3.0, q = 'sum'\"\n",  # as a run's config.toml has it
+        "strategy.params = \"c2 = 3.0, q = 'sum'\"\n",
+    ],
+)
+def test_however_a_file_spells_its_keys_an_assignment_changes_one(tmp_path, content):
+    (tmp_path / "run.toml").write_text(content)
+
+    config = app.read_config(tmp_path / "run.toml", ["strategy.params.c2=2.0"], None)
+
+    assert config.strategy.params == {"c2": 2.0, "q": "sum"}
+
+
+def test_an_assignment_wins_over_a_quoted_key_after_its_table(tmp_path):
+    (tmp_path / "run.toml").write_text('train = {epochs = 2}\n"train.lr" = 0.1\n')
+
+    config = app.read_config(tmp_path / "run.toml", ["train.lr=0.5"], None)
+
+    assert (config.train.epochs, config.train.lr) == (2, 0.5)
+
+
 def test_later_assignments_win(tmp_path):
     assert app.read_config(None, ["seed=1", "seed=2"], None).seed == 2
 

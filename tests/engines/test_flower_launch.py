@@ -1,6 +1,7 @@
 """What is refused before anything is started; the runs themselves are in tests/integration."""
 
 import json
+import os
 import socket
 from contextlib import contextmanager
 
@@ -104,3 +105,23 @@ def test_a_run_that_flower_has_ended_is_not_waited_for(tmp_path, monkeypatch, st
 
     with pytest.raises(DflError, match=r"Flower ended the run \(finished:stopped\) before its end"):
         flower._watch(tmp_path, psutil.Process(), lambda: "finished:stopped", lambda summary: None)
+
+
+def test_flowers_processes_start_elsewhere_but_find_what_relative_paths_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"src{os.pathsep}{os.pathsep}/else/where")
+    monkeypatch.setenv("FLOWER_DFL_DATA", "data")
+
+    told = flower._environment(tmp_path / "home", tmp_path / "run", None)
+
+    assert told["PYTHONPATH"].split(os.pathsep) == [str(tmp_path), str(tmp_path / "src"), "/else/where"]
+    assert told["FLOWER_DFL_DATA"] == str(tmp_path / "data")
+
+
+def test_a_flower_that_does_not_answer_in_time_is_no_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(flower, "_START_TIMEOUT", 0.01)
+    environment = flower._environment(tmp_path / "home", tmp_path / "run", None)
+
+    with pytest.raises(TransportError, match=r"'flwr run' did not answer within 0 s"):
+        flower._submit(tmp_path, environment, RunConfig(), 1, 0)
+    assert flower._status(tmp_path, environment, "1") == "unknown"

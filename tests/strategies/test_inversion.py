@@ -102,6 +102,17 @@ def test_one_adam_step_moves_every_input_by_the_learning_rate():
     assert residual_at(learner, base, target, result.inputs, labels) < residual_at(learner, base, target, start, labels)
 
 
+def test_a_huge_target_is_judged_as_it_was_followed(real):
+    learner, base, target, start, labels = real
+    huge = torch.full_like(target, 3e38)
+
+    result = invert(learner, base, huge, start, labels, iterations=5, lr=0.1)
+
+    left = residual(learner, base, huge, result.inputs, labels)
+    assert left == pytest.approx(result.residual, rel=0.2)
+    assert residual(learner, base, huge * float("inf"), result.inputs, labels) < 2
+
+
 def test_the_residual_is_that_before_the_last_step():
     learner, base, start, labels = small()
     target = torch.tensor([0.1, -0.2, 0.3, -0.1, 0.2, -0.3])

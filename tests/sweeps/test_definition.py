@@ -103,6 +103,53 @@ def test_an_exclusion_leaves_out_what_has_all_of_its_values(tmp_path):
                             "krum-num-nodes6-lr1"]  # fmt: skip
 
 
+def test_an_exclusion_concerns_cells_with_further_parameters_too(tmp_path):
+    sweep = planned(tmp_path, """
+        [matrix]
+        strategy = [
+          { label = "a", name = "dfl-dual", params = { c2 = 2.0 } },
+          { label = "b", name = "dfl-dual", params = "c1 = 3.0, c2 = 2.0" },
+          { label = "c", name = "dfl-dual" },
+        ]
+        [[exclude]]
+        strategy.name = "dfl-dual"
+        strategy.params.c2 = 2.0
+    """)  # fmt: skip
+
+    assert names(sweep) == ["c"]
+
+
+def test_parameters_given_as_text_are_merged_like_tables(tmp_path):
+    sweep = planned(tmp_path, """
+        [base]
+        strategy.name = "dfl-dual"
+        strategy.params = "c1 = 3.0"
+        [matrix]
+        "strategy.params.c2" = [1.5, 2.0]
+    """, base="")  # fmt: skip
+
+    assert [cell.settings["strategy.params"] for cell in sweep.cells] == ["c1 = 3.0, c2 = 1.5", "c1 = 3.0, c2 = 2.0"]
+
+
+@pytest.mark.parametrize(("given", "absolute"), [("data", "here/data"), ("~/data", "home/data")])
+def test_a_path_is_planned_as_a_run_records_it(tmp_path, monkeypatch, given, absolute):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    sweep = planned(tmp_path, f"""
+        [base]
+        data.root = "{given}"
+        [matrix]
+        seed = [0, 1]
+        [[exclude]]
+        data.root = "{given}"
+        seed = 1
+    """, base="")  # fmt: skip
+
+    assert [cell.settings["data.root"] for cell in sweep.cells] == [str(tmp_path / absolute)]
+
+
 def test_named_cells_come_after_the_matrix_and_are_not_excluded(tmp_path):
     sweep = planned(tmp_path, """
         [matrix]

@@ -53,6 +53,16 @@ def test_files_are_written_beside_the_table(folder, tmp_path, capsys):
     assert (tmp_path / "t.parquet").stat().st_size > 0
 
 
+def test_a_filter_may_not_fit_the_defaults(tmp_path, capsys):
+    for count in (3, 4):
+        settings = {"num-nodes": count, "num-byzantine": 1}
+        write_run(tmp_path / f"n{count}", settings, {"honest_accuracy_mean": count / 10})
+
+    table(tmp_path, metric=["honest_accuracy_mean"], where=["num-nodes=4"])  # by default six are Byzantine
+
+    assert "40.0 ± - (40.0; 1)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [("train.rate=1", "unknown configuration key 'train.rate'"), ("train.lr=x", "train.lr must be float, got 'x'"),
