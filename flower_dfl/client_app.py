@@ -1,8 +1,6 @@
 """The Flower ClientApp: one node's steps, on whatever worker the engine chose."""
 
-import dataclasses
 import functools
-import json
 import logging
 import os
 import threading
@@ -15,7 +13,7 @@ from flwr.clientapp import ClientApp
 from flower_dfl import codec
 from flower_dfl.code_version import code_version
 from flower_dfl.config import RunConfig, parse
-from flower_dfl.errors import LostError
+from flower_dfl.errors import ConfigurationError, LostError
 from flower_dfl.experiment import Experiment, experiment_for
 from flower_dfl.node import node_facts, play, strike
 from flower_dfl.training import one_thread
@@ -64,7 +62,7 @@ def _answer(message: Message, context: Context, work: Callable[[Experiment], Rec
         with _deadline(config.node_timeout, _node(context)), one_thread():
             return Message(content=work(experiment), reply_to=message)
     except Exception as error:
-        _logger.exception("node %s failed", _node(context))
+        _logger.exception("node %s failed", _name(context))
         lost = isinstance(error, LostError)
         return _failure(message, context, f"{type(error).__name__}: {error}", lost=lost)
 
@@ -76,8 +74,11 @@ def _config(table: tuple[tuple[str, str | int | float | bool], ...]) -> RunConfi
 
 
 def _facts(experiment: Experiment, context: Context) -> RecordDict:
-    facts = node_facts(experiment, _node(context))
-    return RecordDict({FACTS: ConfigRecord({"json": json.dumps(dataclasses.asdict(facts))})})
+    node, last = _node(context), experiment.config.num_nodes - 1
+    if not 0 <= node <= last:
+        raise ConfigurationError(f"expected a partition-id in 0..{last}, got {node}")
+    facts = node_facts(experiment, node)
+    return RecordDict({FACTS: ConfigRecord({"json": facts.to_json()})})
 
 
 def _play(experiment: Experiment, message: Message, context: Context) -> RecordDict:
@@ -110,11 +111,23 @@ def _largest_letter(experiment: Experiment) -> int:
 
 
 def _node(context: Context) -> int:
-    return int(context.node_config["partition-id"])
+    given = context.node_config.get("partition-id")
+    try:
+        return int(given)  # type: ignore[arg-type]  # whatever the SuperNode was started with
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"expected --node-config 'partition-id=N' of the SuperNode, got {given!r}") from error
+
+
+def _name(context: Context) -> int | str:
+    """Return what a message about a node calls it, which may have no number."""
+    try:
+        return _node(context)
+    except ConfigurationError:
+        return "without partition-id"
 
 
 def _failure(message: Message, context: Context, error: str, *, lost: bool = False) -> Message:
-    record = ConfigRecord({"node": _node(context), "error": error, "lost": lost})
+    record = ConfigRecord({"node": _name(context), "error": error, "lost": lost})
     return Message(content=RecordDict({FAILURE: record}), reply_to=message)
 
 

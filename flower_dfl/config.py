@@ -110,7 +110,8 @@ class NetworkConfig:
     Attributes:
         drop_rate: Probability that a message is lost, for each edge and direction.
         late_rate: Probability that a node straggles in a round: its messages arrive one round late.
-        staleness: How many rounds old a message may be to be used, 0 or 1; older ones are rejected.
+        staleness: How many rounds old a message may be to be used, 0 or 1; older ones are rejected. A late one whose
+            sender is no neighbour any more when it comes is dropped, and counts as late only.
         churn: Probability that a node leaves in a round. It misses that round and comes back with its old model.
         absence: Rounds that a node which left stays away.
         split_start: First round in which messages between the parts of a split network are lost; 0 is never.

@@ -80,12 +80,16 @@ class Network:
         return {sender: self.conditions.fate(sender, receiver, round) for sender in senders}
 
     def arrivals(self, receiver: NodeId, round: int) -> list[tuple[NodeId, int]]:
-        """Return sender and round of each message that arrives while a node closes a round: late ones last."""
+        """Return sender and round of each message that arrives while a node closes a round: late ones last.
+
+        A late one whose sender is no neighbour any more is dropped; it was recorded as late when it did not come.
+        """
         on_time = [(sender, round) for sender, fate in self.fates(receiver, round).items() if fate == "delivered"]
         if round == 1 or self.conditions.config.late_rate == 0:
             return on_time
-        late = [(sender, round - 1) for sender, fate in self.fates(receiver, round - 1).items() if fate == "late"]
-        return on_time + late
+        neighbours = self.links(round).neighbours[receiver]
+        fates = self.fates(receiver, round - 1)
+        return on_time + [(s, round - 1) for s, fate in fates.items() if fate == "late" and s in neighbours]
 
 
 @functools.lru_cache(maxsize=8)

@@ -10,7 +10,6 @@ that round: it goes on from the start-of-round model that it has.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -46,6 +45,10 @@ from flower_dfl.vectors import all_finite, fingerprint, load_buffers
 __all__ = ["NodeFacts", "Report", "aggregate", "attack_context", "node_facts", "play", "receive", "step_name", "strike"]
 
 
+_LARGEST = 1e300
+"""Whole numbers in a report beyond this fit no float."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
     """What is known of a node before the first round.
@@ -59,6 +62,22 @@ class NodeFacts:
     node: NodeId
     num_examples: int
     label_counts: tuple[int, ...]
+
+    def to_json(self) -> str:
+        """Return the facts as text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "NodeFacts":
+        """Undo :meth:`to_json`. Anybody may have sent them.
+
+        Raises:
+            ValueError: The text holds no facts; likewise TypeError, KeyError.
+        """
+        values = _read_json(text)
+        facts = cls(**values | {"label_counts": tuple(values["label_counts"])})
+        _check_types(facts)
+        return facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +129,7 @@ class Report:
         Raises:
             ValueError: The text is no report; likewise TypeError, KeyError, AttributeError.
         """
-        values = json.loads(text)
+        values = _read_json(text)
         values["weights"] = {int(node): weight for node, weight in values["weights"].items()}
         values["scores"] = {
             name: {int(node): score for node, score in scores.items()} for name, scores in values["scores"].items()
@@ -124,15 +143,16 @@ class Report:
 
     def _check(self) -> None:
         """Raise ValueError if a value is not what it should be."""
-        try:
-            check_fields(self)
-        except ConfigurationError as error:
-            raise ValueError(str(error)) from error
-        measured = [value for value in (self.accuracy, self.attack_success_rate) if value is not None]
-        if not all(math.isfinite(value) for value in (*measured, *self.seconds.values())):
-            raise ValueError("accuracy, attack success rate and seconds must be finite")
+        _check_types(self)
+        rates = [value for value in (self.accuracy, self.attack_success_rate) if value is not None]
+        if not all(0 <= rate <= 1 for rate in rates):
+            raise ValueError(f"accuracy and attack success rate must be in [0, 1], got {rates}")
+        amounts = (*self.seconds.values(), self.bytes_received, self.budget)
+        if not all(0 <= amount < _LARGEST for amount in amounts):
+            raise ValueError("seconds, bytes and budget must be finite and not negative")
         scores = [score for by_member in self.scores.values() for score in by_member.values()]
-        if not all(type(value) in (int, float) for value in (*self.weights.values(), *scores)):
+        numbers = (*self.weights.values(), *scores)
+        if not all(type(value) is float or (type(value) is int and abs(value) < _LARGEST) for value in numbers):
             raise ValueError("weights and scores must be numbers")
         texts = (*self.flags, *self.missing.values(), *(rejection.reason for rejection in self.rejections))
         if not all(isinstance(text, str) for text in texts):
@@ -141,6 +161,21 @@ class Report:
             raise ValueError("senders must be whole numbers")
         if not all(type(node) is int and isinstance(digest, torch.Tensor) for node, digest in self.digests.items()):
             raise ValueError("digests must be tensors by node")
+
+
+def _read_json(text: str) -> dict[str, Any]:
+    """Return what a text says; ValueError also where it is nested too deeply to be read."""
+    try:
+        return dict(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("the text is nested too deeply") from error
+
+
+def _check_types(values: Report | NodeFacts) -> None:
+    try:
+        check_fields(values)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
 
 
 def node_facts(experiment: Experiment, node: NodeId) -> NodeFacts:
@@ -436,7 +471,8 @@ def _train(
     batches = randomness.generator(config.seed, "batches", round, node)
     # drawn evenly by poisoned labels, a backdoor's samples would be one label among ten, however many they are
     strata = clean if len(data) == len(clean) else data.labels
-    trained = train(experiment.module, start, data, config.train, batches, strata=strata)
+    with randomness.scoped_global_seed(config.seed, "train", round, node):  # of which layers such as dropout draw
+        trained = train(experiment.module, start, data, config.train, batches, strata=strata)
     half_step = Update(
         sender=node,
         round=round,

@@ -50,11 +50,11 @@ def even_draws(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def scoped_global_seed(seed: int, purpose: str) -> Iterator[None]:
-    """Seed torch's global CPU generator inside the block and restore it afterwards.
+def scoped_global_seed(seed: int, purpose: str, round: int = 0, node: int = -1) -> Iterator[None]:
+    """Seed torch's global generators inside the block and restore that of the CPU afterwards.
 
-    Only for code that cannot take a generator: the initialisers of ``torch.nn`` layers.
+    Only for code that cannot take a generator: the initialisers of ``torch.nn`` layers, and layers that draw.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(integer(seed, purpose))
+        torch.manual_seed(integer(seed, purpose, round, node))
         yield

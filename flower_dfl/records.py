@@ -185,6 +185,8 @@ class RunWriter:
             for name in _RECORDS:
                 self._files[name] = _RecordFile(folder / name)
                 opened.callback(self._files[name].close)
+            if mark is not None:
+                self._check(mark)  # before the summary is touched
             opened.push(self.__exit__)  # the run is this writer's now, and so is how it ends
             if mark is None:
                 _write(folder / "config.toml", tomli_w.dumps(nest(flatten(config))))
@@ -218,11 +220,18 @@ class RunWriter:
         Raises:
             ResumeError: They are not the records on which the mark was set.
         """
+        if mark is not None:
+            self._check(mark)
         for name, file in self._files.items():
             file.cut(None if mark is None else mark["files"][name])
         self._counts = _Counts() if mark is None else _Counts(**mark["counts"])
         self._began = time.perf_counter()
         self._summarise("running", None)  # it must not speak of more rounds than there are
+
+    def _check(self, mark: Mapping[str, Any]) -> None:
+        """Raise ResumeError unless all files hold what they held at a mark; none is changed."""
+        for name, file in self._files.items():
+            file.check(mark["files"][name])
 
     def failure(self, round: int, node: NodeId, cause: str, consequence: str) -> None:
         """Record a step that failed, and what was done about it.
@@ -412,17 +421,24 @@ class _RecordFile:
         """Return how long the file is, and the hash of what it holds."""
         return {"size": self._size, "sha256": self._hash.hexdigest()}
 
-    def cut(self, position: Mapping[str, Any] | None) -> None:
-        """Go back to a position; None is the beginning."""
-        self._size = 0 if position is None else int(position["size"])
-        self._hash = hashlib.sha256()
-        self._file.seek(0)
-        left = self._size
-        while left > 0 and (part := self._file.read(min(left, _CHUNK))):
-            self._hash.update(part)
-            left -= len(part)
-        if position is not None and (left > 0 or self._hash.hexdigest() != position["sha256"]):
+    def check(self, position: Mapping[str, Any]) -> None:
+        """Raise ResumeError unless the file begins with what it held at a position."""
+        found, size = self._read(int(position["size"]))
+        if size < int(position["size"]) or found.hexdigest() != position["sha256"]:
             raise ResumeError(f"{self._path} does not hold what was written up to the checkpoint: it is damaged")
+
+    def _read(self, size: int) -> tuple[Any, int]:
+        """Return the hash of the first bytes, and how many there are."""
+        found, left = hashlib.sha256(), size
+        self._file.seek(0)
+        while left > 0 and (part := self._file.read(min(left, _CHUNK))):
+            found.update(part)
+            left -= len(part)
+        return found, size - left
+
+    def cut(self, position: Mapping[str, Any] | None) -> None:
+        """Go back to a position that was checked; None is the beginning."""
+        self._hash, self._size = self._read(0 if position is None else int(position["size"]))
         if os.fstat(self._file.fileno()).st_size != self._size:
             self._file.truncate(self._size)
 

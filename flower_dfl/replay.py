@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flower_dfl.checkpoint import recorded_config
 from flower_dfl.config import CheckpointConfig
@@ -39,7 +39,9 @@ def replay(folder: Path, rounds: int, on_round: Callable[[RoundSummary], None] =
     Returns:
         The first difference, with its round and node; None if there is none.
     """
-    config = replace(recorded_config(folder), checkpoint=CheckpointConfig(every=0), on_node_failure="stop")
+    config = recorded_config(folder)
+    on_failure: Literal["skip", "stop"] = "skip" if config.on_node_failure == "skip" else "stop"
+    config = replace(config, checkpoint=CheckpointConfig(every=0), on_node_failure=on_failure)
     with tempfile.TemporaryDirectory(prefix="flower-dfl-") as scratch:
         run_local(config, Path(scratch), on_round, last=rounds)
         return first_difference(folder, Path(scratch), rounds)

@@ -1,6 +1,5 @@
 """The Flower ServerApp: clock, topology and metrics sink. It aggregates no model."""
 
-import json
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -112,7 +111,10 @@ class _Team:
                 raise NodeFailedError(f"a node failed in the handshake: {reply.cause}")
             if failure := reply.config_records.get(FAILURE):
                 raise NodeFailedError(f"node {failure['node']!r} failed in the handshake: {failure['error']!s}")
-            facts[place] = NodeFacts(**json.loads(_text(reply, FACTS)))
+            try:
+                facts[place] = NodeFacts.from_json(_text(reply, FACTS))
+            except (ValueError, TypeError, KeyError) as error:
+                raise NodeFailedError(f"a node sent data facts that cannot be read: {error}") from error
         self._addresses = {fact.node: addresses[place] for place, fact in facts.items()}
         if sorted(self._addresses) != list(self._network.nodes):
             raise ConfigurationError(

@@ -83,12 +83,13 @@ def train(
         strata: Labels ``(n,)`` by which class-balanced sampling draws, if not those of ``data``.
     """
     strata = data.labels if strata is None else strata
+    joins = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
     state.load(module)
     module.train()
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum)
     for _ in range(config.epochs):
-        for batch in _epoch(strata, config, generator):
+        for batch in _epoch(strata, config, generator, joins_single=joins):
             optimizer.zero_grad()
             loss = F.cross_entropy(module(data.inputs[batch]), data.labels[batch])
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
@@ -97,13 +98,22 @@ def train(
     return ModelState.of(module)
 
 
-def _epoch(labels: Tensor, config: TrainConfig, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Draw the index batches of one epoch; both kinds of sampling take the same number of steps."""
+def _epoch(
+    labels: Tensor, config: TrainConfig, generator: torch.Generator, *, joins_single: bool
+) -> tuple[Tensor, ...]:
+    """Draw the index batches of one epoch; both kinds of sampling take the same number of steps.
+
+    A single sample that is left over can join the batch before: batch normalisation has no variance of one value.
+    """
     count = len(labels)
     if config.sampling == "shuffle":
         order = torch.randperm(count, generator=generator).to(labels.device)
     else:
         order = even_draws(labels, count, generator)
+    if joins_single and config.batch_size > 1 and count > config.batch_size and count % config.batch_size == 1:
+        sizes = [config.batch_size] * (count // config.batch_size)
+        sizes[-1] += 1
+        return torch.split(order, sizes)
     return torch.split(order, config.batch_size)
 
 

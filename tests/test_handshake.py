@@ -17,12 +17,12 @@ def _in_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
-def _greet(version: str) -> RecordDict:
+def _greet(version: str, node_config: dict[str, object] | None = None) -> RecordDict:
     content = RecordDict({STEP: ConfigRecord({"code-version": version})})
     context = Context(
         run_id=1,
         node_id=7,
-        node_config={"partition-id": 3, "num-partitions": 10},
+        node_config={"partition-id": 3, "num-partitions": 10} if node_config is None else node_config,
         state=RecordDict(),
         run_config=dict(flatten(RunConfig())),
     )
@@ -34,6 +34,20 @@ def test_a_worker_with_the_same_code_says_which_node_it_is_and_what_data_it_has(
 
     assert FAILURE not in answer
     assert '"node": 3' in answer.config_records[FACTS]["json"]
+
+
+@pytest.mark.parametrize(
+    ("node_config", "message"),
+    [
+        ({"partition-id": 10}, "expected a partition-id in 0..9, got 10"),
+        ({"partition-id": -1}, "expected a partition-id in 0..9, got -1"),
+        ({}, "expected --node-config 'partition-id=N' of the SuperNode, got None"),
+        ({"partition-id": "first"}, "expected --node-config 'partition-id=N' of the SuperNode, got 'first'"),
+    ],
+)
+def test_a_worker_that_does_not_know_which_node_it_is_says_so(node_config, message) -> None:
+    assert FAILURE in _greet("0.0.0+somethingelse", node_config)
+    assert message in _greet(code_version(), node_config).config_records[FAILURE]["error"]
 
 
 def test_a_worker_with_other_code_refuses_and_names_both_versions() -> None:

@@ -56,3 +56,22 @@ def test_a_placement_that_cannot_be_is_refused(settings, error, message):
 
 def test_mixing_weights_are_those_of_metropolis_and_hastings():
     assert _network().links(1).mixing_weights(0) == pytest.approx({1: 1 / 3, 7: 1 / 3})
+
+
+def test_a_late_message_arrives_only_from_who_is_still_a_neighbour():
+    network = _network(
+        **{"network.late-rate": 0.5, "schedule.name": "edge-failures", "schedule.params": "p = 0.4", "num-rounds": 9}
+    )
+    neighbours = {round: network.links(round).neighbours for round in range(1, 10)}
+    late = [
+        (node, sender, round)
+        for round in range(2, 10)
+        for node in network.nodes
+        for sender, fate in network.fates(node, round - 1).items()
+        if fate == "late"
+    ]
+    gone = [(node, sender, round) for node, sender, round in late if sender not in neighbours[round][node]]
+
+    assert 0 < len(gone) < len(late)
+    for node, sender, round in late:
+        assert ((sender, round - 1) in network.arrivals(node, round)) == ((node, sender, round) not in gone)

@@ -1,5 +1,6 @@
 import json
 import tomllib
+from contextlib import suppress
 from dataclasses import replace
 
 import networkx as nx
@@ -483,6 +484,22 @@ def test_records_that_changed_since_the_mark_are_refused_by_name(tmp_path, damag
 
     with pytest.raises(ResumeError, match=r"rounds\.jsonl does not hold what was written up to the checkpoint"):
         RunWriter(tmp_path, CONFIG, NETWORK, "local", mark)
+
+
+def test_a_refused_return_changes_nothing(tmp_path):
+    with suppress(KeyboardInterrupt), RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+        writer.round(round_of_reports(1), {})
+        mark = writer.mark()
+        writer.round(round_of_reports(2), {})
+        raise KeyboardInterrupt
+    (tmp_path / "edges.jsonl").write_text((tmp_path / "edges.jsonl").read_text().replace("0", "1", 1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    with pytest.raises(ResumeError, match=r"edges\.jsonl does not hold"):
+        RunWriter(tmp_path, CONFIG, NETWORK, "local", mark)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert summary_of(tmp_path)["status"] == "interrupted"
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):

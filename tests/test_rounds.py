@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from flower_dfl import codec
 from flower_dfl.checkpoint import checkpoint_round, load_checkpoint, recorded_config
@@ -42,6 +43,7 @@ RUNS = {
     "rule with state": {"strategy.name": "dfl-detector", "attack.name": "scaling"},
     "late letters and churn": TROUBLED | {"attack.name": "alie", "attack.params": "z = 1.0"},
     "batch statistics": {"model.name": "tests.models_for_tests:batch_norm"},
+    "layers that draw": {"model.name": "tests.models_for_tests:dropout"},
     "scheduled attack": {"attack.name": "scheduled", "attack.params": "attack = 'scaling', start = 2"},
 }
 
@@ -401,6 +403,24 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_a_recorded_run_is_the_same_when_repeated(stopped):
     assert replay(stopped, 3) is None
+
+
+def test_a_run_with_steps_that_fail_and_are_skipped_can_be_verified(tmp_path):
+    table = BASE | {"num-nodes": 5, "topology.name": "ring", "strategy.name": "krum", "budget-policy": "error"}
+    run_local(parse(table | {"on-node-failure": "skip", "data.num-train": 150}), tmp_path)
+
+    assert read_lines(tmp_path / "failures.jsonl")
+    assert replay(tmp_path, 4) is None
+
+
+def test_training_leaves_the_global_generator_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+
+    run_local(parse(BASE | {"num-rounds": 1, "model.name": "tests.models_for_tests:dropout"}), tmp_path)
+
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_the_first_difference_is_named_by_file_round_and_node(damaged):

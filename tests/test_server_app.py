@@ -13,7 +13,7 @@ from flower_dfl.checkpoint import load_checkpoint
 from flower_dfl.client_app import app
 from flower_dfl.config import CheckpointConfig, flatten, parse
 from flower_dfl.engines.local import run_local
-from flower_dfl.errors import LostError, TransportError
+from flower_dfl.errors import LostError, NodeFailedError, TransportError
 from flower_dfl.experiment import build_rules
 from flower_dfl.network import build_network
 from flower_dfl.node import Report
@@ -23,7 +23,7 @@ from flower_dfl.server_app import _WORKER_DIED, _Team
 from flower_dfl.transport.mailbox import Mailbox
 from flower_dfl.transport.relay import Relay
 from flower_dfl.types import Update
-from flower_dfl.wire import DIGESTS, FAILURE, REPORT, STEP
+from flower_dfl.wire import DIGESTS, FACTS, FAILURE, REPORT, STEP
 
 BASE = {"num-nodes": 4, "num-byzantine": 1, "topology.name": "complete", "attack.name": "alie"}
 DIED = Failure(f"{_WORKER_DIED}: killed")
@@ -113,7 +113,12 @@ def test_a_failure_keeps_its_cause_where_the_mailbox_is_dead_too(wave):
         ("", "that cannot be read: "),
         ("[]", "that cannot be read: "),
         ('{"node": 3}', "that cannot be read: "),
-        (changed(accuracy=float("nan")), "that cannot be read: accuracy, attack success rate and seconds must be "),
+        (changed(accuracy=float("nan")), "that cannot be read: accuracy and attack success rate must be in [0, 1]"),
+        (changed(accuracy=17.0), "that cannot be read: accuracy and attack success rate must be in [0, 1]"),
+        ("[" * 200_000, "that cannot be read: the text is nested too deeply"),
+        (changed(seconds={"train": 10**400}), "that cannot be read: seconds, bytes and budget must be finite and not "),
+        (changed(bytes_received=-5), "that cannot be read: seconds, bytes and budget must be finite and not "),
+        (changed(weights={"0": 10**400}), "that cannot be read: weights and scores must be numbers"),
         (changed(accuracy="0.5"), "that cannot be read: accuracy must be float or NoneType, got '0.5' (str)"),
         (changed(seconds={"train": "b"}), "that cannot be read: "),
         (changed(bytes_received="7"), "that cannot be read: bytes_received must be int, got '7' (str)"),
@@ -156,6 +161,17 @@ def test_a_handshake_without_facts_is_an_error_of_the_engine(monkeypatch):
     team._ask = lambda contents, kind: dict.fromkeys(contents, RecordDict())
 
     with pytest.raises(TransportError, match="expected a record 'facts' in a reply"):
+        team.shake_hands()
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "[]", '{"node": "a", "num_examples": 1, "label_counts": []}'])
+def test_facts_that_cannot_be_read_are_a_failure_of_the_handshake(monkeypatch, text):
+    monkeypatch.setattr("flower_dfl.server_app._wait_for_nodes", lambda grid, expected: list(range(expected)))
+    config = parse(BASE)
+    team = _Team(None, config, build_network(config), None)
+    team._ask = lambda contents, kind: dict.fromkeys(contents, RecordDict({FACTS: ConfigRecord({"json": text})}))
+
+    with pytest.raises(NodeFailedError, match="a node sent data facts that cannot be read: "):
         team.shake_hands()
 
 

@@ -17,9 +17,9 @@ from flower_dfl.vectors import load_parameters, parameter_vector
 class Recorder(nn.Module):
     """Logistic regression that remembers the batches of its forward passes."""
 
-    def __init__(self):
+    def __init__(self, *layers):
         super().__init__()
-        self.layer = nn.Linear(1, 3)
+        self.layer = nn.Sequential(*layers, nn.Linear(1, 3))
         self.batches = []
 
     def forward(self, inputs):
@@ -32,8 +32,8 @@ def numbered(labels):
     return LabelledData(torch.arange(float(len(labels)))[:, None], torch.tensor(labels), 3, (0.0, 1e6))
 
 
-def batches_of(config, labels, seed=0, strata=None):
-    module = Recorder()
+def batches_of(config, labels, seed=0, strata=None, layers=()):
+    module = Recorder(*layers)
     train(module, ModelState.of(module), numbered(labels), config, generator(seed, "batches", 1, 0), strata=strata)
     return module.batches
 
@@ -117,6 +117,30 @@ def test_class_balanced_sampling_takes_as_many_steps_as_shuffling():
     balanced = batches_of(TrainConfig(batch_size=8, epochs=2, sampling="class-balanced"), labels)
 
     assert [len(b) for b in balanced] == [len(b) for b in shuffled]
+
+
+@pytest.mark.parametrize("sampling", ["shuffle", "class-balanced"])
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"),
+    [(9, 4, [4, 5]), (10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 2, [3])],
+)
+def test_a_single_sample_joins_the_batch_before_where_batches_are_normalised(sampling, count, batch_size, sizes):
+    config, labels = TrainConfig(batch_size=batch_size, sampling=sampling), [0, 1, 2] * 5
+
+    normalised = batches_of(config, labels[:count], layers=[nn.BatchNorm1d(1)])
+
+    assert [len(b) for b in normalised] == sizes
+    assert list(chain(*normalised)) == list(chain(*batches_of(config, labels[:count])))
+
+
+def test_other_batches_stay_as_they_are():
+    several_values = [nn.Linear(1, 4), nn.Unflatten(1, (1, 4)), nn.BatchNorm1d(1), nn.Flatten(), nn.Linear(4, 1)]
+
+    plain = batches_of(TrainConfig(batch_size=4), [0, 1, 2] * 3)
+    singles = batches_of(TrainConfig(batch_size=1), [0, 1, 2] * 3, layers=several_values)
+
+    assert [len(b) for b in plain] == [4, 4, 1]
+    assert [len(b) for b in singles] == [1] * 9
 
 
 @pytest.mark.parametrize("sampling", ["shuffle", "class-balanced"])

@@ -1,7 +1,7 @@
 """``flower-dfl sweep``: all cells of a file, with live progress."""
 
 import os
-import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -103,7 +103,7 @@ class _Display:
             for status in ("completed", "failed", "running")
         }
         done = len(names["completed"]) + len(names["failed"])
-        left = "-" if progress.seconds_left is None else time.strftime("%H:%M:%S", time.gmtime(progress.seconds_left))
+        left = "-" if progress.seconds_left is None else str(timedelta(seconds=round(progress.seconds_left)))
         running = ", ".join(names["running"][:_SHOWN_NAMES]) + (", ..." if len(names["running"]) > _SHOWN_NAMES else "")
         text = f"failed {len(names['failed'])}, left {left}, running {len(names['running'])}: {running}"
         self._bar.update(self._task, completed=done, description=text)

@@ -36,6 +36,8 @@ __all__ = ["LOG", "Backend", "Ended", "LocalProcesses", "Progress", "next_comman
 LOG = "log.txt"
 """What the processes of a cell say, in its folder."""
 
+_INTERRUPTED = 130  # what the command ends with after Ctrl-C
+
 _PRELOADED = ["flower_dfl.cli.app", "flower_dfl.data.vision"]  # all that takes seconds to import
 _POLL = 0.2
 _END_TIMEOUT = 60.0
@@ -200,7 +202,7 @@ def next_command(folder: Path, engine: str) -> list[str] | None:
         return None
     for run in reversed(matching_runs(folder)):
         if any(run.glob("checkpoint/state-*")) and code_of(run) == code_version():
-            return ["resume", str(run)]
+            return ["resume", str(run), "--engine", engine]
     return ["run", str(folder / "settings.toml"), "--engine", engine, "--results-dir", str(folder)]
 
 
@@ -213,7 +215,10 @@ def outcome(folder: Path, code: int) -> str | None:
         return None
     if code < 0:
         return f"ended by signal {-code}"
-    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
+    if code == _INTERRUPTED:  # what the log says last may be of an earlier time
+        return "interrupted"
+    log = folder / LOG
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
     said = [line.strip() for line in lines if line.strip()]
     errors = [line for line in said if line.startswith(("error: ", "failed: "))]
     return (errors or said or [f"ended with code {code}"])[-1]

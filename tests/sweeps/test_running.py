@@ -277,7 +277,7 @@ def test_an_unfinished_run_with_a_checkpoint_is_resumed(cell):
     for name in ("1", "2"):
         add_checkpoint(cell / name)
 
-    assert next_command(cell, "local") == ["resume", str(cell / "2")]
+    assert next_command(cell, "local") == ["resume", str(cell / "2"), "--engine", "local"]
 
 
 def add_checkpoint(run, code=None):
@@ -298,6 +298,13 @@ def test_a_run_whose_configuration_was_cut_off_is_passed_over(cell):
     add_checkpoint(run)
 
     assert next_command(cell, "local")[0] == "run"
+
+
+def test_what_an_earlier_session_said_is_not_why_a_cell_was_interrupted_now(cell):
+    assert outcome(cell, 1) == "ended with code 1"  # it did not live to open its log
+
+    (cell / "log.txt").write_text("failed: no space left\n", encoding="utf-8")
+    assert outcome(cell, 130) == "interrupted"
 
 
 def test_what_is_on_disk_decides_and_not_the_exit_code(cell):
