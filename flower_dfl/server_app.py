@@ -141,6 +141,9 @@ class _Team:
         for _ in range(_DELIVERIES):
             contents = {node: self._content(wave, message, node) for node in open_nodes}
             replies = self._ask(contents, MessageType.TRAIN)
+            if isinstance(self._hub, Relay):
+                honest = (replies[node] for node in self._network.honest if node in replies)
+                self._hub.learn_sizes(reply for reply in honest if not isinstance(reply, Failure))
             outcomes |= {node: self._outcome(wave, node, message, reply) for node, reply in sorted(replies.items())}
             open_nodes = [node for node in open_nodes if outcomes[node] == _NOT_BEGUN]
             if not open_nodes:
@@ -200,10 +203,11 @@ class _Team:
         is_seen = self._knowledge is Knowledge.OMNISCIENT or (
             self._knowledge is Knowledge.COLLUDING and node in self._network.byzantine
         )
+        trains = message <= config.num_rounds and self._network.conditions.is_present(node, message)
         return (
             [MODEL] * (closes > 0 and config.is_due(closes))
             + [MEMORY] * bool(saves or closes == config.num_rounds)
-            + [HALF_STEP] * is_seen
+            + [HALF_STEP] * (is_seen and trains)
         )
 
     def _outcome(self, wave: Wave, node: NodeId, message: int, reply: "RecordDict | Failure") -> Outcome:
@@ -215,10 +219,10 @@ class _Team:
             return self._without_reply(wave, node, message, Failure(cause, is_lost))
         try:
             report = _report(node, message, reply)
-        except TransportError as error:
-            return Failure(str(error))
-        if isinstance(self._hub, Relay):
-            self._hub.accept(node, message, reply)
+            if isinstance(self._hub, Relay):
+                self._hub.accept(node, message, reply, self._wanted(message, node) if wave == "play" else [])
+        except TransportError as error:  # a node behind the relay has entered the round, and cannot do so again
+            return Failure(str(error), is_lost=isinstance(self._hub, Relay))
         return report
 
     def _without_reply(self, wave: Wave, node: NodeId, message: int, failure: Failure) -> Outcome:

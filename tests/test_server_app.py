@@ -1,6 +1,7 @@
 """What the ServerApp makes of replies, without a network: the replies are told, the hub is the one of the test."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ from flower_dfl.records import RunWriter, read_lines
 from flower_dfl.rounds import Failure, play_rounds
 from flower_dfl.server_app import _WORKER_DIED, _Team
 from flower_dfl.transport.mailbox import Mailbox
-from flower_dfl.transport.relay import Relay
+from flower_dfl.transport.relay import MODEL, Relay
 from flower_dfl.types import Update
 from flower_dfl.wire import DIGESTS, FACTS, FAILURE, REPORT, STEP
 
@@ -301,3 +302,43 @@ def test_the_relay_goes_on_without_a_node_that_always_fails(config, tmp_path):
 
     lines = read_lines(tmp_path / "rounds.jsonl")
     assert [line["flags"] for line in lines if line["node"] == 1] == [["failed"]] * 4
+
+
+class Careless(Nodes):
+    """Nodes of which one puts another model than was asked for, or none, into its reply to a message."""
+
+    def __init__(self, config, node, message, model):
+        super().__init__(config)
+        self.wrong = (node, message)
+        self.model = model
+
+    def _answer(self, node, content):
+        reply = super()._answer(node, content)
+        if (node, content.config_records[STEP]["message"]) == self.wrong:
+            self.wrong = None  # it does so once
+            reply.pop(MODEL)
+            if self.model is not None:
+                reply[MODEL] = ConfigRecord({"data": codec.pack(self.model)})
+        return reply
+
+
+@pytest.mark.usefixtures("_in_a_task")
+@pytest.mark.parametrize("policy", ["stop", "skip", "restart"])
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [(None, "expected a model of node 0, got 0 bytes"), ((torch.zeros(9), torch.zeros(8)), "got (9, 8) from node 0")],
+)
+def test_a_model_that_is_missing_or_of_another_size_is_its_nodes_failure(monkeypatch, tmp_path, policy, model, said):
+    config = parse(TROUBLED | {"num-rounds": 3, "on-node-failure": policy})
+    nodes = Careless(config, 0, 4, model)
+    monkeypatch.setattr(f"{__name__}.Nodes", lambda config, faults: nodes)
+
+    with pytest.raises(NodeFailedError, match=r"^node 0 failed ") if policy == "stop" else nullcontext():
+        play(config, tmp_path)
+
+    (failure,) = read_lines(tmp_path / "failures.jsonl")
+    assert failure["node"] == (-1 if policy == "restart" else 0)  # the whole run went back
+    assert said in failure["cause"]
+    measured = [line["distance_to_mean"] for line in read_lines(tmp_path / "rounds.jsonl") if line["round"] == 3]
+    expected = {"stop": [], "skip": [False, True, True, False, False], "restart": [True] * 3 + [False] * 2}
+    assert [value is not None for value in measured] == expected[policy]

@@ -5,6 +5,7 @@ What arrives is unpacked without pickle, refused beyond the size of a well-forme
 letter that cannot be unpacked is rejected there. Digests never travel: each receiver computes them for itself.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -30,6 +31,8 @@ MEMORY = "memory"
 _OWN = "own"
 _OVERHEAD = 4_096
 """Bytes of a letter beyond its tensors, at most."""
+_UNREADABLE = (TransportError, TypeError, ValueError, KeyError, AttributeError)
+"""What reading a peer's bytes may raise."""
 
 
 def open_letter(sender: NodeId, data: bytes, largest: int) -> Update:
@@ -139,6 +142,7 @@ class Relay:
         self._models: dict[NodeId, bytes] = {}
         self._memories: dict[NodeId, bytes] = {}
         self._restored: dict[NodeId, bytes] = {}
+        self._sizes: tuple[int, int] | None = None  # of every node's vector and buffers
 
     def begin(self, round: int) -> None:
         """Forget what belongs to rounds that are over; a step that is repeated belongs to the same one."""
@@ -148,8 +152,21 @@ class Relay:
         for old in [r for r in self._letters if r < round - self._rounds_kept]:
             del self._letters[old]
 
-    def accept(self, sender: NodeId, round: int, reply: RecordDict) -> None:
-        """Take what a reply carries; ``round`` is the one that its sender has entered."""
+    def learn_sizes(self, replies: Iterable[RecordDict]) -> None:
+        """Take the sizes that most of the models have for those of every node's: the server itself builds none."""
+        if self._sizes is None:
+            models = (_read(MODEL, _content(reply, MODEL)) for reply in replies)
+            sizes = Counter(_sizes_of(model) for model in models if model is not None)
+            self._sizes = max(sizes, key=sizes.__getitem__, default=None)
+
+    def accept(self, sender: NodeId, round: int, reply: RecordDict, wanted: Iterable[str] = ()) -> None:
+        """Take what a reply carries; ``round`` is the one that its sender has entered.
+
+        Raises:
+            TransportError: What it was asked for is not there, or no model of the right size. Then nothing is taken.
+        """
+        for name in wanted:
+            self._check(sender, name, _content(reply, name))
         self._restored.pop(sender, None)
         records = reply.config_records
         letters = records.get(_LETTERS, ConfigRecord())
@@ -185,7 +202,7 @@ class Relay:
         missing = [node for node in nodes if node not in found]
         if missing:
             raise TransportError(f"no readable model came from nodes {missing}")
-        return distances_to_mean([found[node][0] for node in nodes]).tolist()
+        return distances_to_mean([found[node].vector for node in nodes]).tolist()
 
     def memories(self, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Memory]]:
         """Yield each node's memory, where its last reply carried it, and forget it; else its last known model."""
@@ -216,22 +233,61 @@ class Relay:
     def close(self) -> None:
         """Nothing to end."""
 
+    def _check(self, sender: NodeId, name: str, data: bytes) -> None:
+        """Raise unless a node sent what it was asked for."""
+        model = _read(name, data)
+        if model is None:
+            raise TransportError(f"expected a {name} of node {sender}, got {len(data)} bytes that hold none")
+        if self._sizes is not None and _sizes_of(model) != self._sizes:
+            raise TransportError(
+                f"expected a {name} of (parameters, buffer values) = {self._sizes} like most nodes', got "
+                f"{_sizes_of(model)} from node {sender}"
+            )
+
     def _memory(self, node: NodeId) -> Memory | None:
-        try:
-            memory = Memory.from_tree(codec.unpack(self._memories.pop(node)))
-        except (TransportError, TypeError, ValueError, KeyError, AttributeError):
-            memory = None
-        if memory is not None and type(memory.round) is int and _is_model(memory.start.vector, memory.start.buffers):
+        memory = _read_memory(self._memories.pop(node, b""))
+        if memory is not None:
             return memory
         model = self._model(node)
-        return None if model is None else Memory(0, ModelState(*model), None, None)
+        return None if model is None else Memory(0, model, None, None)
 
-    def _model(self, node: NodeId) -> tuple[Tensor, Tensor] | None:
-        try:
-            vector, buffers = codec.unpack(self._models.get(node, b""))
-        except (TransportError, TypeError, ValueError):
-            return None
-        return (vector, buffers) if _is_model(vector, buffers) else None
+    def _model(self, node: NodeId) -> ModelState | None:
+        return _read(MODEL, self._models.get(node, b""))
+
+
+def _content(reply: RecordDict, name: str) -> bytes:
+    return read_bytes(reply.config_records.get(name, ConfigRecord()), "data")
+
+
+def _read(name: str, data: bytes) -> ModelState | None:
+    """Return the model in what a node sent as model, memory or half-step; None if there is none."""
+    if name == MEMORY:
+        memory = _read_memory(data)
+        return None if memory is None else memory.start
+    try:
+        tree = codec.unpack(data)
+        if name == HALF_STEP:
+            half_step = update_from_tree(tree)
+            vector, buffers = half_step.vector, half_step.buffers
+        else:
+            vector, buffers = tree
+    except _UNREADABLE:
+        return None
+    return ModelState(vector, buffers) if _is_model(vector, buffers) else None
+
+
+def _read_memory(data: bytes) -> Memory | None:
+    """Return a node's memory; None if these bytes are none."""
+    try:
+        memory = Memory.from_tree(codec.unpack(data))
+    except _UNREADABLE:
+        return None
+    is_good = type(memory.round) is int and _is_model(memory.start.vector, memory.start.buffers)
+    return memory if is_good else None
+
+
+def _sizes_of(model: ModelState) -> tuple[int, int]:
+    return model.vector.numel(), model.buffers.numel()
 
 
 def _is_model(vector: object, buffers: object) -> bool:

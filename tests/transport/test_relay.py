@@ -1,11 +1,12 @@
 import random
+import re
 
 import pytest
 import torch
 from flwr.app import ConfigRecord, RecordDict
 
 from flower_dfl import codec
-from flower_dfl.errors import LostError
+from flower_dfl.errors import LostError, TransportError
 from flower_dfl.ingress import Expectation, screen
 from flower_dfl.training import ModelState
 from flower_dfl.transport.base import Memory, update_to_tree
@@ -363,3 +364,49 @@ def test_a_memory_that_cannot_be_read_is_as_good_as_none(data):
 
     with pytest.raises(LostError, match=r"^no readable model came from node 0$"):
         list(relay.memories([0]))
+
+
+def model_of(size, buffers=0):
+    return RecordDict({MODEL: ConfigRecord({"data": codec.pack((torch.zeros(size), torch.empty(buffers)))})})
+
+
+def half_step_of(size):
+    return RecordDict({HALF_STEP: ConfigRecord({"data": packed(Update(0, 1, torch.zeros(size), torch.empty(0)))})})
+
+
+@pytest.mark.parametrize(
+    ("name", "reply", "said"),
+    [
+        (MODEL, RecordDict(), "expected a model of node 3, got 0 bytes that hold none"),
+        (MODEL, RecordDict({MODEL: ConfigRecord({"data": b"text"})}), "a model of node 3, got 4 bytes that hold none"),
+        (MODEL, RecordDict({MODEL: ConfigRecord({"data": "text"})}), "a model of node 3, got 0 bytes that hold none"),
+        (MODEL, model_of(9), "expected a model of (parameters, buffer values) = (10, 0) like most nodes', got (9, 0)"),
+        (MODEL, model_of(10, 1), "(10, 0) like most nodes', got (10, 1) from node 3"),
+        (MEMORY, RecordDict(), "expected a memory of node 3, got 0 bytes that hold none"),
+        (HALF_STEP, RecordDict(), "expected a half-step of node 3, got 0 bytes that hold none"),
+        (HALF_STEP, half_step_of(9), "(10, 0) like most nodes', got (9, 0) from node 3"),
+    ],
+)
+def test_what_a_node_was_asked_for_must_be_there_and_of_the_size_that_most_have(name, reply, said):
+    relay = Relay(1)
+    relay.learn_sizes([model_of(9), model_of(10), RecordDict(), model_of(10)])
+    relay.learn_sizes([model_of(9)])  # known already
+    reply["letters"] = ConfigRecord({"to-0": [0], "data-0": b"letter"})
+
+    with pytest.raises(TransportError, match=re.escape(said)):
+        relay.accept(3, 1, reply, [name])
+
+    assert relay.letters_for(0, [(3, 1)])["letters"] == {}
+    relay.accept(3, 1, reply)  # nobody asked
+
+
+def test_good_models_memories_and_half_steps_are_taken_whether_or_not_the_size_is_known():
+    relay, reply = Relay(1), RecordDict()
+    wanted = (MODEL, MEMORY, HALF_STEP)
+    transport(reply=reply, wanted=wanted).commit(0, memory(2.0, letter(0)), {}, "")
+
+    relay.accept(0, 1, reply, wanted)
+    relay.learn_sizes([reply])
+    relay.accept(0, 1, reply, wanted)
+
+    assert [kept.start.vector.tolist() for _, kept in relay.memories([0])] == [[2, 2]]
