@@ -51,10 +51,12 @@ def even_draws(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
 
 @contextmanager
 def scoped_global_seed(seed: int, purpose: str, round: int = 0, node: int = -1) -> Iterator[None]:
-    """Seed torch's global generators inside the block and restore that of the CPU afterwards.
+    """Seed torch's global generators inside the block, those of GPUs in use too, and restore them afterwards.
 
     Only for code that cannot take a generator: the initialisers of ``torch.nn`` layers, and layers that draw.
     """
-    with torch.random.fork_rng(devices=[]):
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    gpus = range(torch.cuda.device_count()) if in_use else ()
+    with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(integer(seed, purpose, round, node))
         yield

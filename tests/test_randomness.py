@@ -1,4 +1,5 @@
 import itertools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -90,3 +91,45 @@ def test_a_scoped_seed_restores_the_state_after_an_error_too():
         torch.rand(1 // 0)
 
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("in_use", "forked"), [(True, [0, 1]), (False, [])])
+def test_a_scoped_seed_restores_the_gpus_in_use_too(monkeypatch, in_use, forked):
+    asked = []
+
+    def fork(devices):
+        asked.append(list(devices))
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: in_use)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: None)
+
+    with scoped_global_seed(0, "train", 1, 2):
+        pass
+
+    assert asked == [forked]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_scoped_seed_decides_the_draws_of_a_gpu_and_restores_its_state():
+    torch.rand(1, device="cuda")
+    before = torch.cuda.get_rng_state()
+    draws = []
+    for key in ((1, 2), (1, 2), (1, 3)):
+        with scoped_global_seed(0, "train", *key):
+            draws.append(torch.rand(4, device="cuda"))
+
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_a_scoped_seed_follows_every_part_of_its_key():
+    draws = set()
+    for key in itertools.product((0, 1), ("a", "b"), (0, 1), (-1, 0)):
+        with scoped_global_seed(*key):
+            draws.add(torch.rand(1, dtype=torch.float64).item())
+
+    assert len(draws) == 16
