@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import safetensors.torch
 import tomli_w
@@ -36,6 +36,7 @@ from flower_dfl.types import NodeId
 __all__ = [
     "RoundSummary",
     "RunWriter",
+    "check_records",
     "create_run_folder",
     "end_unfinished",
     "read_lines",
@@ -45,7 +46,8 @@ __all__ = [
     "write_json",
 ]
 
-_RECORDS = ("rounds.jsonl", "edges.jsonl", "failures.jsonl")
+_FAILURES = "failures.jsonl"
+_RECORDS = ("rounds.jsonl", "edges.jsonl", _FAILURES)
 _CHUNK = 1 << 20
 _LOCK_TIMEOUT = 30.0
 
@@ -120,6 +122,19 @@ def summarise_round(lines: Iterable[Mapping[str, Any]]) -> RoundSummary:
     )
 
 
+def check_records(folder: Path, mark: Mapping[str, Any]) -> None:
+    """Raise ResumeError unless the records of a run hold what they held at a mark; none is changed."""
+    for name in _RECORDS:
+        path, position = folder / name, mark["files"][name]
+        try:
+            with path.open("rb") as file:
+                found, size = _hash_of(file, int(position["size"]))
+        except OSError as error:
+            raise ResumeError(f"cannot read {path}: {error.strerror}") from error
+        if size < int(position["size"]) or found.hexdigest() != position["sha256"]:
+            raise ResumeError(f"{path} does not hold what was written up to the checkpoint: it is damaged")
+
+
 def reopen(folder: Path, rounds: int) -> None:
     """Let the summary say that a run goes on after a round, so that nobody takes its old end for the new one.
 
@@ -186,12 +201,13 @@ class RunWriter:
                 self._files[name] = _RecordFile(folder / name)
                 opened.callback(self._files[name].close)
             if mark is not None:
-                self._check(mark)  # before the summary is touched
+                check_records(folder, mark)  # before the summary is touched
             opened.push(self.__exit__)  # the run is this writer's now, and so is how it ends
             if mark is None:
                 _write(folder / "config.toml", tomli_w.dumps(nest(flatten(config))))
                 write_json(folder / "environment.json", _environment(engine, config))
-            self.rewind(mark)
+            self._go_to(mark, _RECORDS)
+            self._summarise("running", None)
             opened.pop_all()  # from here on the caller calls __exit__
 
     def __enter__(self) -> Self:
@@ -215,23 +231,24 @@ class RunWriter:
         return {"counts": counts, "files": {name: file.position() for name, file in self._files.items()}}
 
     def rewind(self, mark: Mapping[str, Any] | None) -> None:
-        """Cut the records back to a mark; None is the beginning.
+        """Go back to a mark within a run; None is the beginning. Failures stay recorded, and restarts counted.
 
         Raises:
-            ResumeError: They are not the records on which the mark was set.
+            ResumeError: The records are not those on which the mark was set.
         """
         if mark is not None:
-            self._check(mark)
-        for name, file in self._files.items():
-            file.cut(None if mark is None else mark["files"][name])
-        self._counts = _Counts() if mark is None else _Counts(**mark["counts"])
-        self._began = time.perf_counter()
+            check_records(self.folder, mark)
+        restarts = self._counts.restarts
+        self._go_to(mark, [name for name in _RECORDS if name != _FAILURES])
+        self._counts.restarts = restarts
         self._summarise("running", None)  # it must not speak of more rounds than there are
 
-    def _check(self, mark: Mapping[str, Any]) -> None:
-        """Raise ResumeError unless all files hold what they held at a mark; none is changed."""
-        for name, file in self._files.items():
-            file.check(mark["files"][name])
+    def _go_to(self, mark: Mapping[str, Any] | None, names: Iterable[str]) -> None:
+        """Cut these records back to a mark, and the counts with them."""
+        for name in names:
+            self._files[name].cut(None if mark is None else mark["files"][name])
+        self._counts = _Counts() if mark is None else _Counts(**mark["counts"])
+        self._began = time.perf_counter()
 
     def failure(self, round: int, node: NodeId, cause: str, consequence: str) -> None:
         """Record a step that failed, and what was done about it.
@@ -244,7 +261,7 @@ class RunWriter:
             consequence: ``stop``, ``skip`` or ``restart``.
         """
         line = {"round": round, "node": node, "cause": cause, "consequence": consequence}
-        self._files["failures.jsonl"].append([line])
+        self._files[_FAILURES].append([line])
         if consequence == "skip":
             self._counts.failed += 1
         elif consequence == "restart":
@@ -421,24 +438,10 @@ class _RecordFile:
         """Return how long the file is, and the hash of what it holds."""
         return {"size": self._size, "sha256": self._hash.hexdigest()}
 
-    def check(self, position: Mapping[str, Any]) -> None:
-        """Raise ResumeError unless the file begins with what it held at a position."""
-        found, size = self._read(int(position["size"]))
-        if size < int(position["size"]) or found.hexdigest() != position["sha256"]:
-            raise ResumeError(f"{self._path} does not hold what was written up to the checkpoint: it is damaged")
-
-    def _read(self, size: int) -> tuple[Any, int]:
-        """Return the hash of the first bytes, and how many there are."""
-        found, left = hashlib.sha256(), size
-        self._file.seek(0)
-        while left > 0 and (part := self._file.read(min(left, _CHUNK))):
-            found.update(part)
-            left -= len(part)
-        return found, size - left
-
     def cut(self, position: Mapping[str, Any] | None) -> None:
         """Go back to a position that was checked; None is the beginning."""
-        self._hash, self._size = self._read(0 if position is None else int(position["size"]))
+        self._file.seek(0)
+        self._hash, self._size = _hash_of(self._file, 0 if position is None else int(position["size"]))
         if os.fstat(self._file.fileno()).st_size != self._size:
             self._file.truncate(self._size)
 
@@ -446,6 +449,15 @@ class _RecordFile:
         """Close the file; what could not be written has been reported already."""
         with suppress(OSError):
             self._file.close()
+
+
+def _hash_of(file: IO[bytes], size: int) -> tuple["hashlib._Hash", int]:
+    """Return the hash of the next bytes of a file, and how many there are."""
+    found, left = hashlib.sha256(), size
+    while left > 0 and (part := file.read(min(left, _CHUNK))):
+        found.update(part)
+        left -= len(part)
+    return found, size - left
 
 
 def _environment(engine: str, config: RunConfig) -> dict[str, Any]:

@@ -502,6 +502,36 @@ def test_a_refused_return_changes_nothing(tmp_path):
     assert summary_of(tmp_path)["status"] == "interrupted"
 
 
+def test_going_back_within_a_run_keeps_every_failure_and_counts_every_restart(tmp_path):
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
+        writer.rewind(None)
+        writer.failure(0, -1, "lost first", "restart")
+        writer.round(round_of_reports(1), {})
+        mark = writer.mark()
+        for which in ("second", "third"):
+            writer.round(round_of_reports(2), {})
+            writer.rewind(mark)
+            writer.failure(1, -1, f"lost {which}", "restart")
+        later = writer.mark()
+
+    causes = ["lost first", "lost second", "lost third"]
+    assert [line["cause"] for line in read_lines(tmp_path / "failures.jsonl")] == causes
+    assert {line["round"] for line in read_lines(tmp_path / "rounds.jsonl")} == {1}
+    assert (summary_of(tmp_path)["restarts"], summary_of(tmp_path)["rounds"]) == (3, 1)
+
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local", later):  # the mark of a checkpoint made afterwards
+        pass
+
+    assert [line["cause"] for line in read_lines(tmp_path / "failures.jsonl")] == causes
+    assert summary_of(tmp_path)["restarts"] == 3
+
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local", mark):  # and of one made before
+        pass
+
+    assert [line["cause"] for line in read_lines(tmp_path / "failures.jsonl")] == ["lost first"]
+    assert summary_of(tmp_path)["restarts"] == 1
+
+
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
     (tmp_path / "edges.jsonl").symlink_to("/dev/full")
 

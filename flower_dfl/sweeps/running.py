@@ -24,9 +24,12 @@ from typing import Any, Protocol, Self
 import psutil
 import tomli_w
 
+from flower_dfl.checkpoint import load_checkpoint, recorded_config
 from flower_dfl.code_version import code_version
 from flower_dfl.config import nest
 from flower_dfl.engines.guardian import Family
+from flower_dfl.errors import ResumeError
+from flower_dfl.records import check_records
 from flower_dfl.sweeps.cells import code_of, completed_run, matching_runs
 from flower_dfl.sweeps.definition import PlannedCell, Sweep
 from flower_dfl.sweeps.processes import locked
@@ -196,30 +199,46 @@ def _prepare(folder: Path, cell: PlannedCell) -> Path:
 def next_command(folder: Path, engine: str) -> list[str] | None:
     """Return what ``flower-dfl`` has to do for a cell: resume, start anew, or nothing (None), as it is complete.
 
-    A run that other code began is not resumed.
+    A run that other code began, or whose checkpoint or records are damaged, is not resumed.
     """
     if completed_run(folder):
         return None
     for run in reversed(matching_runs(folder)):
-        if any(run.glob("checkpoint/state-*")) and code_of(run) == code_version():
+        if any(run.glob("checkpoint/state-*")) and code_of(run) == code_version() and _is_sound(run):
             return ["resume", str(run), "--engine", engine]
     return ["run", str(folder / "settings.toml"), "--engine", engine, "--results-dir", str(folder)]
 
 
-def outcome(folder: Path, code: int) -> str | None:
+def _is_sound(run: Path) -> bool:
+    """Return whether a run has a checkpoint from which it can go on."""
+    try:
+        checkpoint = load_checkpoint(run, recorded_config(run))
+        if checkpoint is not None:
+            check_records(run, checkpoint.mark)
+    except ResumeError:
+        return False
+    return checkpoint is not None
+
+
+def outcome(folder: Path, code: int, log_start: int = 0) -> str | None:
     """Return why a cell whose process ended with this code is not complete, or None if it is.
 
     What is on disk decides, not the code.
+
+    Args:
+        folder: The cell's folder.
+        code: What its process ended with.
+        log_start: Where in the cell's log that process began; before it is what earlier ones said.
     """
     if completed_run(folder):
         return None
     if code < 0:
         return f"ended by signal {-code}"
-    if code == _INTERRUPTED:  # what the log says last may be of an earlier time
+    if code == _INTERRUPTED:
         return "interrupted"
     log = folder / LOG
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    said = [line.strip() for line in lines if line.strip()]
+    text = log.read_bytes()[log_start:].decode(errors="replace") if log.exists() else ""
+    said = [line.strip() for line in text.split("\n") if line.strip()]
     errors = [line for line in said if line.startswith(("error: ", "failed: "))]
     return (errors or said or [f"ended with code {code}"])[-1]
 
@@ -238,12 +257,15 @@ class LocalProcesses:
         self._engine = engine
         self._environment = environment
         self._processes: dict[Path, ForkServerProcess] = {}
+        self._log_starts: dict[Path, int] = {}
 
     def start(self, folder: Path) -> None:
         """Start the process of a cell; its output goes to the cell's log."""
         environment = dict(os.environ if self._environment is None else self._environment)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
+        log = folder / LOG
+        self._log_starts[folder] = log.stat().st_size if log.exists() else 0
         process = context.Process(target=_run_cell, args=(folder, self._engine, environment))
         process.start()
         self._processes[folder] = process
@@ -252,7 +274,7 @@ class LocalProcesses:
         """Wait a moment, and return the cells whose processes have ended since."""
         sentinels = {process.sentinel: folder for folder, process in self._processes.items()}
         found = [sentinels[sentinel] for sentinel in wait(list(sentinels), timeout=_POLL)]  # type: ignore[index]
-        return [Ended(folder, outcome(folder, self._close(folder))) for folder in found]
+        return [Ended(folder, outcome(folder, self._close(folder), self._log_starts[folder])) for folder in found]
 
     def _close(self, folder: Path) -> int:
         process = self._processes.pop(folder)

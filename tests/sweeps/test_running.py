@@ -4,22 +4,26 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import tomllib
+from io import StringIO
 
 import psutil
 import pytest
+import tomli_w
+from rich.console import Console
 
-from flower_dfl.code_version import code_version
-from flower_dfl.config import parse
+from flower_dfl.cli.sweep import _Display
+from flower_dfl.config import nest, parse
 from flower_dfl.engines.local import run_local
 from flower_dfl.errors import DflError
-from flower_dfl.sweeps.cells import runs_of
+from flower_dfl.sweeps.cells import runs_of, settings_of
 from flower_dfl.sweeps.processes import locked
-from flower_dfl.sweeps.running import LocalProcesses, next_command, outcome, run_sweep
+from flower_dfl.sweeps.running import LocalProcesses, Progress, next_command, outcome, run_sweep
 from flower_dfl.sweeps.tables import aggregate, read_cells, unfinished_cells
 from tests.sweeps.conftest import BASE, flower_dfl, planned, wait_for, write_run, write_sweep
 
@@ -271,33 +275,56 @@ def test_a_complete_run_of_other_settings_does_not_count(cell):
     assert next_command(cell, "local")[0] == "run"
 
 
-def test_an_unfinished_run_with_a_checkpoint_is_resumed(cell):
-    for name, status in (("1", "running"), ("2", "interrupted"), ("3", "running")):
-        write_run(cell / name, {"seed": 1}, {}, status=status)
-    for name in ("1", "2"):
-        add_checkpoint(cell / name)
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A cell with one run, which was interrupted after round 2, with the checkpoint of that."""
+    cell = tmp_path_factory.mktemp("cells") / "cell"
+    run = cell / "2"
+    run.mkdir(parents=True)
+    config = parse(tomllib.loads(BASE)["base"] | {"num-rounds": 3, "checkpoint.every": 1})
+    (cell / "settings.toml").write_text(tomli_w.dumps(nest(settings_of(config))), encoding="utf-8")
 
-    assert next_command(cell, "local") == ["resume", str(cell / "2"), "--engine", "local"]
+    def interrupt(summary):
+        if summary.round == 2:
+            raise KeyboardInterrupt
 
-
-def add_checkpoint(run, code=None):
-    (run / "checkpoint" / "state-4").mkdir(parents=True)
-    environment = {"code_version": code or code_version()}
-    (run / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
-
-
-def test_a_run_of_other_code_is_not_resumed(cell):
-    add_checkpoint(write_run(cell / "1", {"seed": 1}, {}, status="running"), "0.0.1+other")
-
-    assert next_command(cell, "local")[0] == "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_local(config, run, interrupt)
+    return cell
 
 
-def test_a_run_whose_configuration_was_cut_off_is_passed_over(cell):
-    run = write_run(cell / "1", {"seed": 1}, {}, status="running")
-    (run / "config.toml").write_text("seed = ", encoding="utf-8")
-    add_checkpoint(run)
+@pytest.fixture
+def begun(interrupted, tmp_path):
+    return shutil.copytree(interrupted, tmp_path / "begun")
 
-    assert next_command(cell, "local")[0] == "run"
+
+def test_an_unfinished_run_with_a_checkpoint_is_resumed(begun):
+    shutil.copytree(begun / "2", begun / "1")
+    shutil.copytree(begun / "2", begun / "3")
+    shutil.rmtree(begun / "3" / "checkpoint")
+
+    assert next_command(begun, "local") == ["resume", str(begun / "2"), "--engine", "local"]
+
+
+@pytest.mark.parametrize("name", ["edges.jsonl", "checkpoint/state-2/node-1.safetensors"])
+def test_a_damaged_run_is_not_resumed_again_and_again(begun, name):
+    path = begun / "2" / name
+    path.write_bytes(b" " + path.read_bytes()[1:])
+
+    assert next_command(begun, "local")[0] == "run"
+
+
+def test_a_run_of_other_code_is_not_resumed(begun):
+    path = begun / "2" / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"code_version": "0.0.1+other"}), encoding="utf-8")
+
+    assert next_command(begun, "local")[0] == "run"
+
+
+def test_a_run_whose_configuration_was_cut_off_is_passed_over(begun):
+    (begun / "2" / "config.toml").write_text("seed = ", encoding="utf-8")
+
+    assert next_command(begun, "local")[0] == "run"
 
 
 def test_what_an_earlier_session_said_is_not_why_a_cell_was_interrupted_now(cell):
@@ -305,6 +332,25 @@ def test_what_an_earlier_session_said_is_not_why_a_cell_was_interrupted_now(cell
 
     (cell / "log.txt").write_text("failed: no space left\n", encoding="utf-8")
     assert outcome(cell, 130) == "interrupted"
+
+
+def test_only_what_a_process_said_itself_is_why_it_ended(cell):
+    (cell / "log.txt").write_text("failed: zu wenig Platz für alles\n", encoding="utf-8")
+    start = (cell / "log.txt").stat().st_size
+
+    assert outcome(cell, 1, start) == "ended with code 1"
+
+    with (cell / "log.txt").open("a", encoding="utf-8") as log:
+        log.write("Killed\n")
+    assert outcome(cell, 1, start) == "Killed"
+
+
+def test_the_time_left_counts_days():
+    output = StringIO()
+    with _Display(Console(file=output, force_terminal=True, width=200), 2) as display:
+        display.show(Progress({"a": "completed", "b": "running"}, seconds_left=90_061.4))
+
+    assert "left 1 day, 1:01:01, running 1: b" in output.getvalue()
 
 
 def test_what_is_on_disk_decides_and_not_the_exit_code(cell):
