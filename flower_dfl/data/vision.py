@@ -1,10 +1,12 @@
 """The full image sets: MNIST, Fashion-MNIST and CIFAR-10, read from a data root or downloaded into it."""
 
+import fcntl
 import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torchvision.datasets
@@ -26,6 +28,9 @@ IDX_FILES = (
 """The files of MNIST and Fashion-MNIST, in ``ROOT/MNIST/raw`` and ``ROOT/FashionMNIST/raw``."""
 
 _DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer; an unreachable mirror should not look like a hang
+
+_LOCK_TIMEOUT = 600.0  # seconds that another process may take to download
+_POLL = 0.1
 
 _REMEDY = (
     "create it to allow a download into it, or convert local copies with `flower-dfl data prepare SOURCE --root ROOT`"
@@ -121,15 +126,46 @@ def _cifar10_pickled(part: Any) -> LabelledData:  # noqa: ANN401 - torchvision s
 
 
 def _torchvision_pair(dataset: Callable[..., Any], root: Path, folder: Path, files: tuple[str, ...]) -> tuple[Any, Any]:
-    """Return torchvision's training and test part; with ``download`` it still reads what is there already."""
+    """Return torchvision's training and test part; what is not there yet is downloaded, by one process at a time."""
+
+    def parts(*, download: bool) -> tuple[Any, Any]:
+        return dataset(root, train=True, download=download), dataset(root, train=False, download=download)
+
     try:
-        with _socket_timeout(_DOWNLOAD_TIMEOUT):
-            return dataset(root, train=True, download=True), dataset(root, train=False, download=True)
+        with _locked(root, fcntl.LOCK_SH), suppress(Exception):  # readers do not wait for one another
+            return parts(download=False)
+        with _locked(root, fcntl.LOCK_EX), _socket_timeout(_DOWNLOAD_TIMEOUT):
+            return parts(download=True)
     except Exception as error:  # torchvision raises anything from AssertionError to URLError
         raise DataError(
             f"expected {', '.join(files)} in {folder}; reading and downloading them failed: {error}. "
             f"`flower-dfl data prepare SOURCE --root {root}` converts local copies"
         ) from error
+
+
+@contextmanager
+def _locked(root: Path, kind: int) -> Iterator[None]:
+    """Hold the lock of a data root while reading (shared) or downloading: torchvision would truncate what others write.
+
+    A root that cannot be written to is not locked, nor is one whose file system knows no locks.
+    """
+    with ExitStack() as held:
+        with suppress(OSError):
+            _lock(held.enter_context((root / ".download.lock").open("a+")), kind, root)
+        yield
+
+
+def _lock(file: IO[str], kind: int, root: Path) -> None:
+    deadline = time.monotonic() + _LOCK_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise DataError(f"another process has been downloading for {_LOCK_TIMEOUT:.0f} s into {root}") from None
+            time.sleep(_POLL)
+        else:
+            return
 
 
 @contextmanager

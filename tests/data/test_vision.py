@@ -1,4 +1,6 @@
+import fcntl
 import socket
+import threading
 
 import numpy as np
 import pytest
@@ -115,6 +117,39 @@ def test_a_download_is_bounded_and_leaves_the_socket_timeout_as_it_was(tmp_path,
         mnist(str(tmp_path))
 
     assert timeouts == [7.0, 30.0, 7.0]
+
+
+def test_nobody_reads_or_downloads_while_another_process_downloads(tmp_path, monkeypatch, idx_contents, write_files):
+    folder = tmp_path / "MNIST" / "raw"
+    done = []
+
+    def finish(file):
+        write_files(folder, idx_contents)
+        done.append(True)
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+    with (tmp_path / ".download.lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        threading.Timer(0.5, finish, [file]).start()
+        train, _ = mnist(str(tmp_path))
+
+    assert (len(train), done) == (5, [True])
+
+    with (tmp_path / ".download.lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert len(mnist(str(tmp_path))[0]) == 5  # readers do not wait for one another
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+        monkeypatch.setattr("flower_dfl.data.vision._LOCK_TIMEOUT", 0.0)
+        with pytest.raises(DataError, match=r"another process has been downloading for 0 s into "):
+            mnist(str(tmp_path))
+
+
+def test_a_root_that_cannot_be_locked_is_read(tmp_path, idx_contents, write_files):
+    write_files(tmp_path / "MNIST" / "raw", idx_contents)
+    (tmp_path / ".download.lock").mkdir()  # cannot be opened
+
+    assert len(mnist(str(tmp_path))[0]) == 5
 
 
 def test_a_damaged_idx_file_is_a_data_error(tmp_path, idx_contents, write_files):
