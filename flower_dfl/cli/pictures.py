@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flower_dfl import registry
 from flower_dfl.attacks.triggers import example
+from flower_dfl.errors import ConfigurationError, DflError
 from flower_dfl.types import LabelledData
 
 __all__ = ["draw_triggers"]
@@ -16,6 +17,7 @@ __all__ = ["draw_triggers"]
 _ZOOM = 3
 _GAP = 6
 _LABEL = 16
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")
 
 
 def draw_triggers(data: LabelledData, path: Path, attacks: dict[str, dict[str, object]]) -> list[str]:
@@ -23,12 +25,18 @@ def draw_triggers(data: LabelledData, path: Path, attacks: dict[str, dict[str, o
 
     Args:
         data: Images ``(n, c, h, w)`` with one or three channels.
-        path: PNG file to write.
+        path: PNG file to write, or one of another format that Pillow knows.
         attacks: Attacks by name, with their parameters.
 
     Returns:
         The attacks drawn.
+
+    Raises:
+        ConfigurationError: The path's suffix names no such format.
+        DflError: The file cannot be written.
     """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ConfigurationError(f"a picture ends in {', '.join(_SUFFIXES)}, got {path.name!r}")
     rows = {"clean": data.inputs[:8]}
     for name, params in attacks.items():
         trigger = registry.build("attack", name, params).trigger
@@ -43,8 +51,11 @@ def draw_triggers(data: LabelledData, path: Path, attacks: dict[str, dict[str, o
         for x, image in enumerate(images):
             tile = _tile(image, data.input_range).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(tile, (_GAP + x * (width + _GAP), y * line + _LABEL + _GAP // 2))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
+    except OSError as error:
+        raise DflError(f"cannot write {path}: {error.strerror or error}") from error
     return list(rows)[1:]
 
 

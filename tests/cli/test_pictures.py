@@ -1,10 +1,12 @@
 """Pictures of triggers."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from flower_dfl.cli.pictures import draw_triggers
+from flower_dfl.errors import ConfigurationError, DflError
 from flower_dfl.types import LabelledData
 
 
@@ -31,3 +33,12 @@ def test_a_brighter_trigger_looks_brighter(tmp_path):
         values.append(int(np.asarray(Image.open(tmp_path / "t.png").convert("L"))[19 + 106 + 83, 6 + 83]))
 
     assert values == [51, 204]
+
+
+def test_a_file_that_is_no_picture_or_cannot_be_written_is_a_clear_error(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"^a picture ends in \.png, .*, got 'x\.txt'$"):
+        draw_triggers(_black_images(), tmp_path / "x.txt", {"scaling": {}})
+
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(DflError, match=r"^cannot write .*x\.png: Is a directory$"):
+        draw_triggers(_black_images(), tmp_path / "x.png", {"scaling": {}})
