@@ -12,7 +12,7 @@ from published import PUBLISHED, SUSPICIOUS
 from running import folder_of
 from study import UNTOUCHED, StudyCell
 
-from flower_dfl.figures.frontier import draw_frontier, standings
+from flower_dfl.figures.frontier import count_seeds, draw_frontier, standings
 from flower_dfl.figures.lines import draw_lines
 from flower_dfl.figures.matrix import Matrix, draw_matrix
 from flower_dfl.figures.meetings import count_attacks
@@ -132,7 +132,7 @@ def _entry(group: Sequence[Result]) -> Entry:
 def _figure(name: str, results: Sequence[Result]) -> Figure | None:
     if name == "frontier" and (fair := comparable(results)):
         cells = [with_parameters(Cell(r.cell.plan.name, r.folder, r.cell.plan.settings, r.summary)) for r in fair]
-        return draw_frontier(standings(cells), count_attacks(cells), len({r.cell.seed for r in fair}))
+        return draw_frontier(standings(cells), count_attacks(cells), count_seeds(cells))
     if name in _FIGURES:
         x, label, found = _FIGURES[name](results)
         panels = [panel for panel in found if x == ROUND or len({p.x for line in panel.lines for p in line.points}) > 1]

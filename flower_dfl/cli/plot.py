@@ -113,10 +113,9 @@ def _save_curves(
 
 def _save_frontier(cells: Sequence[Cell], place: Path) -> None:
     with needs_extra("report"):
-        from flower_dfl.figures.frontier import draw_frontier, standings  # noqa: PLC0415 - imports matplotlib
+        from flower_dfl.figures.frontier import count_seeds, draw_frontier, standings  # noqa: PLC0415 - imports matplotlib
 
-    seeds = len({cell.settings["seed"] for cell in cells})
-    figure = draw_frontier(standings(cells), attacks=count_attacks(cells), seeds=seeds)
+    figure = draw_frontier(standings(cells), attacks=count_attacks(cells), seeds=count_seeds(cells))
     _save(figure, place, "frontier")
 
 

@@ -19,7 +19,7 @@ from flower_dfl.figures.series import METRICS, value_of
 from flower_dfl.figures.style import BYZANTINE, HONEST, house_style
 from flower_dfl.sweeps.tables import Cell
 
-__all__ = ["Standing", "draw_frontier", "standings"]
+__all__ = ["Standing", "count_seeds", "draw_frontier", "standings"]
 
 _ROOM = 6  # pixels around a point that names keep clear of
 
@@ -60,14 +60,20 @@ def standings(cells: Sequence[Cell]) -> tuple[Standing, ...]:
     )
 
 
+def count_seeds(cells: Sequence[Cell]) -> tuple[int, int]:
+    """Return over how many seeds the means of :func:`standings` are taken, at least and at most."""
+    counts = [len(members) for attacks in meetings(cells).values() for members in attacks.values()]
+    return min(counts), max(counts)
+
+
 @house_style()
-def draw_frontier(found: Sequence[Standing], attacks: int, seeds: int) -> Figure:
+def draw_frontier(found: Sequence[Standing], attacks: int, seeds: tuple[int, int]) -> Figure:
     """Draw the rules as labelled points, those on the Pareto front filled and joined by a line.
 
     Args:
         found: Where the rules stand.
         attacks: Over how many attacks the worst was taken.
-        seeds: Over how many seeds the means were taken.
+        seeds: Over how many seeds the means were taken, at least and at most.
     """
     figure = Figure(figsize=(6.4, 5.0))
     axes = figure.subplots()
@@ -94,7 +100,8 @@ def draw_frontier(found: Sequence[Standing], attacks: int, seeds: int) -> Figure
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.margins(y=0.12)
-    means = "one seed" if seeds == 1 else f"means of {seeds} seeds"
+    fewest, most = seeds
+    means = f"means of {most if fewest == most else f'{fewest} to {most}'} seeds" if most > 1 else "one seed"
     figure.legend(loc="outside lower center", ncols=1, title=means)
     _label(axes, found)
     return figure

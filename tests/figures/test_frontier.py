@@ -6,7 +6,7 @@ from flower_dfl.errors import ConfigurationError
 
 pytest.importorskip("matplotlib", reason="needs the extra flower-dfl[report]")
 
-from flower_dfl.figures.frontier import Standing, draw_frontier, standings
+from flower_dfl.figures.frontier import Standing, count_seeds, draw_frontier, standings
 from flower_dfl.figures.meetings import count_attacks
 from flower_dfl.sweeps.tables import Cell
 
@@ -110,7 +110,7 @@ def test_without_a_trigger_there_is_no_frontier():
 def test_names_cover_neither_points_nor_one_another():
     crowd = [Standing(f"rule-{i}", 0.7 + 0.004 * (i % 4), 0.97 + 0.004 * (i // 4), efficient=i == 0) for i in range(16)]
 
-    figure = draw_frontier(crowd, attacks=1, seeds=3)
+    figure = draw_frontier(crowd, attacks=1, seeds=(3, 3))
 
     figure.draw_without_rendering()
     (axes,) = figure.axes
@@ -121,7 +121,26 @@ def test_names_cover_neither_points_nor_one_another():
 
 
 def test_the_axes_say_over_how_many_attacks_the_worst_is_taken():
-    figure = draw_frontier([Standing("a", 0.5, 0.5, efficient=True)], attacks=4, seeds=1)
+    figure = draw_frontier([Standing("a", 0.5, 0.5, efficient=True)], attacks=4, seeds=(1, 1))
 
     assert figure.axes[0].get_xlabel() == "attack success rate, worst of 4 attacks"
     assert figure.legends[0].get_title().get_text() == "one seed"
+
+
+@pytest.mark.parametrize(("most", "said"), [(1, "one seed"), (3, "means of 1 to 3 seeds")])
+def test_the_legend_says_over_how_many_seeds_the_means_are_taken(most, said):
+    cells = [
+        *(cell(rule, "scaling", 0.5, 0.5, seed) for rule in ("krum", "median") for seed in range(most)),
+        *(cell(rule, "dba", 0.5, 0.5) for rule in ("krum", "median")),
+    ]
+
+    figure = draw_frontier(standings(cells), attacks=count_attacks(cells), seeds=count_seeds(cells))
+
+    assert count_seeds(cells) == (1, most)
+    assert figure.legends[0].get_title().get_text() == said
+
+
+def test_means_over_equally_many_seeds_are_said_to_be():
+    figure = draw_frontier([Standing("a", 0.5, 0.5, efficient=True)], attacks=4, seeds=(5, 5))
+
+    assert figure.legends[0].get_title().get_text() == "means of 5 seeds"
