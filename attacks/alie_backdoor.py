@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from flower_dfl.attacks.poisoning import check_share, learner_of, stamp_share
 from flower_dfl.attacks.triggers import Corner, SquareTrigger
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
-from flower_dfl.randomness import even_draws
+from flower_dfl.randomness import Sampling, epoch_order
 from flower_dfl.types import AttackContext, AttackView, Knowledge, LabelledData, NodeId, Update
 from flower_dfl.vectors import all_finite
 
@@ -43,8 +43,7 @@ class AlieBackdoor(Attack):
         lr: Learning rate of the backdoor training; ``auto`` is that of local training.
         batch_size: Samples of a step. At least 1.
         sampling: How the backdoor training draws: ``shuffle`` goes through the data once an epoch, ``class-balanced``
-            draws the clean labels equally often. The latter hides better among nodes that train so; the former is what
-            the paper does.
+            draws the clean labels equally often, which hides better among nodes that train so.
         poison_share: Fraction of the attacker's samples that get trigger and target label, in (0, 1].
         size: Side of the square trigger in pixels.
         corner: Its corner.
@@ -63,7 +62,7 @@ class AlieBackdoor(Attack):
     alpha: float = 4.0
     lr: float | Literal["auto"] = "auto"
     batch_size: int = 32
-    sampling: Literal["shuffle", "class-balanced"] = "shuffle"
+    sampling: Sampling = "shuffle"
     poison_share: float = 0.5
     size: int = 4
     corner: Corner = "bottom-right"
@@ -79,7 +78,7 @@ class AlieBackdoor(Attack):
             raise ConfigurationError(
                 f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}"
             )
-        if self.sampling not in {"shuffle", "class-balanced"}:
+        if self.sampling not in get_args(Sampling):
             raise ConfigurationError(f'sampling must be "shuffle" or "class-balanced", got {self.sampling!r}')
         if not self.alpha >= 0:
             raise ConfigurationError(f"alpha must not be negative, got {self.alpha}")
@@ -106,10 +105,7 @@ class AlieBackdoor(Attack):
         pull = 2 * self.alpha / own.vector.numel()
         vector = own.vector.clone()
         for _ in range(self.epochs):
-            if self.sampling == "shuffle":
-                order = torch.randperm(len(poisoned), generator=draw).to(poisoned.labels.device)
-            else:
-                order = even_draws(data.labels, len(data), draw)
+            order = epoch_order(data.labels, self.sampling, draw)
             for batch in torch.split(order, self.batch_size):
                 slope = learner.gradient(vector, poisoned.inputs[batch], poisoned.labels[batch])
                 vector -= lr * (slope + pull * (vector - own.vector))

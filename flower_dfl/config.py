@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from flower_dfl.errors import ConfigurationError
+from flower_dfl.randomness import Sampling
 from flower_dfl.validation import check_known, check_type
 
 __all__ = [
@@ -84,7 +85,7 @@ class TrainConfig:
     epochs: int = 1
     batch_size: int = 32
     momentum: float = 0.0
-    sampling: Literal["shuffle", "class-balanced"] = "shuffle"
+    sampling: Sampling = "shuffle"
     device: str = "auto"
 
 

@@ -7,11 +7,15 @@ in any order of execution. Nothing here, nor anywhere in the package, touches a 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["even_draws", "generator", "integer", "scoped_global_seed"]
+__all__ = ["Sampling", "epoch_order", "even_draws", "generator", "integer", "scoped_global_seed"]
+
+Sampling: TypeAlias = Literal["shuffle", "class-balanced"]
+"""How an epoch draws: every sample once, or every label equally often."""
 
 
 def integer(seed: int, purpose: str, round: int = 0, node: int = -1) -> int:
@@ -47,6 +51,19 @@ def even_draws(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
     on_cpu = labels.cpu()
     weights = 1.0 / on_cpu.bincount().double()[on_cpu]
     return torch.multinomial(weights, count, replacement=True, generator=draw).to(labels.device)
+
+
+def epoch_order(labels: Tensor, sampling: Sampling, draw: torch.Generator) -> Tensor:
+    """Return the indices ``(n,)`` of an epoch's samples in order; both kinds of sampling take the same number of steps.
+
+    Args:
+        labels: Label of each sample ``(n,)``.
+        sampling: ``shuffle`` draws every sample once, ``class-balanced`` as :func:`even_draws`.
+        draw: On the CPU; the indices are on the device of ``labels``.
+    """
+    if sampling == "shuffle":
+        return torch.randperm(len(labels), generator=draw).to(labels.device)
+    return even_draws(labels, len(labels), draw)
 
 
 @contextmanager

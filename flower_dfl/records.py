@@ -4,7 +4,6 @@ Lines are written as rounds end, so that an interrupted run leaves everything up
 does not grow with the number of rounds. All accuracies, rates and shares are fractions in [0, 1].
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -28,6 +27,7 @@ from torch import Tensor
 from flower_dfl.code_version import code_version
 from flower_dfl.config import RunConfig, flatten, nest
 from flower_dfl.errors import ConfigurationError, ResumeError, StorageError
+from flower_dfl.locks import lock
 from flower_dfl.metrics import consensus_distance
 from flower_dfl.network import Network
 from flower_dfl.node import NodeFacts, Report
@@ -413,17 +413,12 @@ class _RecordFile:
 
     def _lock(self) -> None:
         """Make sure that no other process writes; an engine that was killed may take a moment to end."""
-        deadline = time.monotonic() + _LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    self._file.close()
-                    raise ResumeError(f"another process still writes {self._path}") from error
-                time.sleep(0.1)
-            else:
-                return
+        held = False
+        with suppress(OSError):  # of a file system that knows no locks
+            held = lock(self._file, _LOCK_TIMEOUT)
+        if not held:
+            self._file.close()
+            raise ResumeError(f"another process still writes {self._path}")
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Write lines; those of one call are written together."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flower_dfl.config import TrainConfig
-from flower_dfl.randomness import even_draws
+from flower_dfl.randomness import epoch_order
 from flower_dfl.second_derivative import CheapSecondDerivative
 from flower_dfl.types import LabelledData
 from flower_dfl.vectors import float_buffers, integer_buffers, load_buffers, load_parameters, parameter_vector
@@ -101,15 +101,11 @@ def train(
 def _epoch(
     labels: Tensor, config: TrainConfig, generator: torch.Generator, *, joins_single: bool
 ) -> tuple[Tensor, ...]:
-    """Draw the index batches of one epoch; both kinds of sampling take the same number of steps.
+    """Draw the index batches of one epoch.
 
     A single sample that is left over can join the batch before: batch normalisation has no variance of one value.
     """
-    count = len(labels)
-    if config.sampling == "shuffle":
-        order = torch.randperm(count, generator=generator).to(labels.device)
-    else:
-        order = even_draws(labels, count, generator)
+    count, order = len(labels), epoch_order(labels, config.sampling, generator)
     if joins_single and config.batch_size > 1 and count > config.batch_size and count % config.batch_size == 1:
         sizes = [config.batch_size] * (count // config.batch_size)
         sizes[-1] += 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TypeAlias
 
-__all__ = ["COLUMNS", "Entry", "Key", "Spread", "columns_of", "pooled", "read_entries", "spread_of"]
+__all__ = ["COLUMNS", "Entry", "Key", "Spread", "columns_of", "pooled", "read_entries", "spread_of", "spread_text"]
 
 Key: TypeAlias = tuple[str, str, str, str, str]
 """Data set, model, variation, attack and rule."""

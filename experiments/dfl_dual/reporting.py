@@ -212,22 +212,21 @@ def _summary(entries: Mapping[Key, Entry]) -> list[str]:
         seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         calm = met.pop("none", None)
         row = [data, model, variation, rule, seeds, spread_text(calm.accuracy, len(calm.seeds)) if calm else "-"]
-        row.append(_worst(met, lambda entry: entry.accuracy, lambda s: (-s.mean, -s.worst)))
-        row.append(_worst(met, lambda entry: entry.rate, lambda s: (s.mean, s.worst)))
+        row.append(_worst(met, lambda entry: entry.accuracy, -1))
+        row.append(_worst(met, lambda entry: entry.rate, 1))
         lines.append(f"| {' | '.join(row)} |")
     return lines
 
 
-def _worst(
-    met: Mapping[str, Entry],
-    spread_in: Callable[[Entry], Spread | None],
-    badness: Callable[[Spread], tuple[float, float]],
-) -> str:
-    """Return the spread that is worst by its mean, then by its worst seed, and its attack; "-" if there is none."""
+def _worst(met: Mapping[str, Entry], spread_in: Callable[[Entry], Spread | None], sign: int) -> str:
+    """Return the spread that is worst by its mean, then by its worst seed, and its attack; "-" if there is none.
+
+    ``sign`` is 1 where large is bad, and -1 where small is.
+    """
     found = [(attack, len(entry.seeds), spread) for attack, entry in met.items() if (spread := spread_in(entry))]
     if not found:
         return "-"
-    attack, count, spread = max(found, key=lambda one: badness(one[2]))
+    attack, count, spread = max(found, key=lambda one: (sign * one[2].mean, sign * one[2].worst))
     return f"{spread_text(spread, count)}, {attack}"
 
 

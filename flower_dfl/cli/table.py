@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flower_dfl.config import anchored, config_keys, parse, parse_assignment
+from flower_dfl.config import config_keys, parse_assignment
 from flower_dfl.errors import ConfigurationError
-from flower_dfl.sweeps.cells import settings_of
+from flower_dfl.sweeps.cells import settings_in
 from flower_dfl.sweeps.formats import FORMATS, write_csv, write_parquet
 from flower_dfl.sweeps.tables import Cell, aggregate, notes, read_cells, tidy, unfinished_cells
 from flower_dfl.validation import check_known
@@ -57,7 +57,7 @@ def _chosen(cells: list[Cell], wanted: list[tuple[str, Any]]) -> list[Cell]:
         found, errors = [], []
         for cell in cells:
             try:
-                if settings_of(anchored(parse({**cell.settings, key: value}))) == cell.settings:
+                if settings_in({**cell.settings, key: value}) == cell.settings:
                     found.append(cell)
             except ConfigurationError as error:  # it contradicts the cell's other settings, or is wrong for every cell
                 errors.append(error)

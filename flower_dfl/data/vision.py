@@ -1,12 +1,10 @@
 """The full image sets: MNIST, Fashion-MNIST and CIFAR-10, read from a data root or downloaded into it."""
 
-import fcntl
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torchvision.datasets
@@ -15,6 +13,7 @@ from flower_dfl.data import cifar10_binary
 from flower_dfl.data.files import data_root
 from flower_dfl.data.images import CIFAR10_SCALE, FASHION_MNIST_SCALE, MNIST_SCALE, standardise
 from flower_dfl.errors import DataError
+from flower_dfl.locks import lock
 from flower_dfl.types import LabelledData
 
 __all__ = ["IDX_FILES", "cifar10", "fashion_mnist", "mnist"]
@@ -30,7 +29,6 @@ IDX_FILES = (
 _DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer; an unreachable mirror should not look like a hang
 
 _LOCK_TIMEOUT = 600.0  # seconds that another process may take to download
-_POLL = 0.1
 
 _REMEDY = (
     "create it to allow a download into it, or convert local copies with `flower-dfl data prepare SOURCE --root ROOT`"
@@ -132,9 +130,9 @@ def _torchvision_pair(dataset: Callable[..., Any], root: Path, folder: Path, fil
         return dataset(root, train=True, download=download), dataset(root, train=False, download=download)
 
     try:
-        with _locked(root, fcntl.LOCK_SH), suppress(Exception):  # readers do not wait for one another
+        with _locked(root, shared=True), suppress(Exception):  # readers do not wait for one another
             return parts(download=False)
-        with _locked(root, fcntl.LOCK_EX), _socket_timeout(_DOWNLOAD_TIMEOUT):
+        with _locked(root, shared=False), _socket_timeout(_DOWNLOAD_TIMEOUT):
             return parts(download=True)
     except Exception as error:  # torchvision raises anything from AssertionError to URLError
         raise DataError(
@@ -144,28 +142,17 @@ def _torchvision_pair(dataset: Callable[..., Any], root: Path, folder: Path, fil
 
 
 @contextmanager
-def _locked(root: Path, kind: int) -> Iterator[None]:
+def _locked(root: Path, *, shared: bool) -> Iterator[None]:
     """Hold the lock of a data root while reading (shared) or downloading: torchvision would truncate what others write.
 
     A root that cannot be written to is not locked, nor is one whose file system knows no locks.
     """
     with ExitStack() as held:
         with suppress(OSError):
-            _lock(held.enter_context((root / ".download.lock").open("a+")), kind, root)
+            file = held.enter_context((root / ".download.lock").open("a+"))
+            if not lock(file, _LOCK_TIMEOUT, shared=shared):
+                raise DataError(f"another process has been downloading for {_LOCK_TIMEOUT:.0f} s into {root}")
         yield
-
-
-def _lock(file: IO[str], kind: int, root: Path) -> None:
-    deadline = time.monotonic() + _LOCK_TIMEOUT
-    while True:
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise DataError(f"another process has been downloading for {_LOCK_TIMEOUT:.0f} s into {root}") from None
-            time.sleep(_POLL)
-        else:
-            return
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flower_dfl.config import RunConfig, flatten, load_toml, parse
+from flower_dfl.config import RunConfig, anchored, flatten, load_toml, parse
 from flower_dfl.errors import ConfigurationError
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "read_settings",
     "read_summary",
     "runs_of",
+    "settings_in",
     "settings_of",
     "unfinished_cells",
 ]
@@ -72,6 +73,15 @@ def differing_keys(cells: Iterable[Cell]) -> list[str]:
 def settings_of(config: RunConfig) -> dict[str, str | int | float]:
     """Return the flat configuration without ``results-dir``."""
     return {key: value for key, value in flatten(config).items() if key != "results-dir"}
+
+
+def settings_in(table: Mapping[str, Any]) -> dict[str, str | int | float]:
+    """Return the settings of a table as a run of them records them: all of them, with absolute paths.
+
+    Raises:
+        ConfigurationError: The table is no configuration.
+    """
+    return settings_of(anchored(parse(table)))
 
 
 def hash_settings(settings: Settings) -> str:

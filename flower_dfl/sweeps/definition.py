@@ -37,11 +37,11 @@ from pathlib import Path
 from typing import Any
 
 from flower_dfl import registry
-from flower_dfl.config import RunConfig, anchored, config_keys, flatten, load_toml, nest, parse, parse_params
+from flower_dfl.config import RunConfig, config_keys, flatten, load_toml, nest, parse, parse_params
 from flower_dfl.errors import ConfigurationError, DflError
 from flower_dfl.experiment import build_rules
 from flower_dfl.network import build_network
-from flower_dfl.sweeps.cells import Settings, hash_settings, settings_of
+from flower_dfl.sweeps.cells import Settings, hash_settings, settings_in
 from flower_dfl.validation import check_known
 
 __all__ = ["PlannedCell", "Sweep", "load_sweep"]
@@ -147,7 +147,7 @@ def _named_cells(base: Table, document: Mapping[str, Any]) -> Iterator[PlannedCe
 
 def _cell(name: str, table: Table) -> PlannedCell:
     try:
-        return PlannedCell(name, settings_of(anchored(parse(table))))
+        return PlannedCell(name, settings_in(table))
     except ConfigurationError as error:
         raise ConfigurationError(f"cell {name!r}: {error}") from error
 
@@ -193,7 +193,7 @@ def _label(axis: str, value: Any) -> str:  # noqa: ANN401 - any TOML value
 def _has(cell: PlannedCell, partial: Table) -> bool:
     """Return whether a cell has all of these values: whether setting them would change nothing."""
     try:
-        return settings_of(anchored(parse(_overlay(_with_tables(cell.settings), partial)))) == cell.settings
+        return settings_in(_overlay(_with_tables(cell.settings), partial)) == cell.settings
     except ConfigurationError:  # they contradict the cell's other settings
         return False
 

@@ -1,6 +1,5 @@
 """Locks that die with their holder, and children that end with their parent."""
 
-import fcntl
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from flower_dfl.errors import DflError
+from flower_dfl.locks import lock
 
 __all__ = ["follow_parent", "locked"]
 
@@ -32,17 +32,10 @@ def locked(path: Path, what: str, *, wait: float = 0.0) -> Iterator[None]:
     Raises:
         DflError: Another process holds it.
     """
-    deadline = time.monotonic() + wait
     with path.open("a+", encoding="utf-8") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    file.seek(0)
-                    raise DflError(f"{what} is in use by {file.read().strip() or 'another process'}") from None
-                time.sleep(_POLL)
+        if not lock(file, wait):
+            file.seek(0)
+            raise DflError(f"{what} is in use by {file.read().strip() or 'another process'}")
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(psutil.Process().create_time()))
         file.truncate(0)
         file.write(f"process {os.getpid()}, started {started}\n")

@@ -274,7 +274,7 @@ class LocalProcesses:
         """Wait a moment, and return the cells whose processes have ended since."""
         sentinels = {process.sentinel: folder for folder, process in self._processes.items()}
         found = [sentinels[sentinel] for sentinel in wait(list(sentinels), timeout=_POLL)]  # type: ignore[index]
-        return [Ended(folder, outcome(folder, self._close(folder), self._log_starts[folder])) for folder in found]
+        return [Ended(folder, outcome(folder, self._close(folder), self._log_starts.pop(folder))) for folder in found]
 
     def _close(self, folder: Path) -> int:
         process = self._processes.pop(folder)
