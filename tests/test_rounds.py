@@ -16,6 +16,7 @@ from flower_dfl.experiment import experiment_for
 from flower_dfl.records import RunWriter, read_lines
 from flower_dfl.replay import first_difference, replay
 from flower_dfl.rounds import Failure, play_rounds
+from tests import models_for_tests
 
 BASE = {
     "num-nodes": 4,
@@ -411,6 +412,15 @@ def test_a_run_with_steps_that_fail_and_are_skipped_can_be_verified(tmp_path):
 
     assert read_lines(tmp_path / "failures.jsonl")
     assert replay(tmp_path, 4) is None
+
+
+def test_what_a_layer_draws_differs_between_nodes_and_rounds(tmp_path):
+    models_for_tests.Drawing.drawn.clear()
+
+    run_local(parse(BASE | {"num-rounds": 2, "model.name": "tests.models_for_tests:drawing"}), tmp_path)
+
+    drawn = models_for_tests.Drawing.drawn
+    assert len(drawn) == len(set(drawn)) >= 4 * 2  # four nodes, two rounds
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path):

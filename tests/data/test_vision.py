@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from flower_dfl.data import vision
 from flower_dfl.data.images import CIFAR10_SCALE, FASHION_MNIST_SCALE, MNIST_SCALE
 from flower_dfl.data.vision import cifar10, fashion_mnist, mnist
 from flower_dfl.errors import DataError
+from flower_dfl.locks import lock
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 
@@ -143,6 +145,20 @@ def test_nobody_reads_or_downloads_while_another_process_downloads(tmp_path, mon
         monkeypatch.setattr("flower_dfl.data.vision._LOCK_TIMEOUT", 0.0)
         with pytest.raises(DataError, match=r"another process has been downloading for 0 s into "):
             mnist(str(tmp_path))
+
+
+def test_nobody_reads_what_this_process_downloads(tmp_path):
+    excluded = []
+
+    def dataset(root, *, train, download):
+        if not download:
+            raise RuntimeError("nothing is there")
+        with (root / ".download.lock").open("a+") as file:
+            excluded.append(not lock(file, 0.0, shared=True))
+        return train
+
+    assert vision._torchvision_pair(dataset, tmp_path, tmp_path, ("images",)) == (True, False)
+    assert excluded == [True, True]
 
 
 def test_a_root_that_cannot_be_locked_is_read(tmp_path, idx_contents, write_files):
