@@ -20,9 +20,9 @@ from flower_dfl import codec
 from flower_dfl.code_version import code_version
 from flower_dfl.config import RunConfig, flatten, load_toml, parse
 from flower_dfl.errors import ConfigurationError, ResumeError, TransportError
-from flower_dfl.records import storing, write_json
 from flower_dfl.transport.base import Memory, distinct, update_from_tree, update_to_tree
 from flower_dfl.types import NodeId, Update
+from flower_dfl.writing import storing, write_json
 
 __all__ = [
     "Checkpoint",

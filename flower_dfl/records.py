@@ -12,8 +12,8 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -32,18 +32,16 @@ from flower_dfl.metrics import consensus_distance
 from flower_dfl.network import Network
 from flower_dfl.node import NodeFacts, Report
 from flower_dfl.types import NodeId
+from flower_dfl.writing import storing, write_json, write_text
 
 __all__ = [
     "RoundSummary",
     "RunWriter",
     "check_records",
     "create_run_folder",
-    "end_unfinished",
     "read_lines",
     "reopen",
-    "storing",
     "summarise_round",
-    "write_json",
 ]
 
 _FAILURES = "failures.jsonl"
@@ -147,19 +145,6 @@ def reopen(folder: Path, rounds: int) -> None:
         write_json(path, old | {"status": "running", "error": None, "rounds": rounds})
 
 
-def end_unfinished(folder: Path, status: str, error: str) -> None:
-    """Record how a run ended whose writer could not, because its process was ended from outside.
-
-    What fails while an interrupted run is being ended is no failure of the run.
-    """
-    path = folder / "summary.json"
-    if not path.exists():
-        return
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    if summary["status"] == "running" or (status, summary["status"]) == ("interrupted", "failed"):
-        write_json(path, summary | {"status": status, "error": error})
-
-
 @dataclass(slots=True)
 class _Counts:
     """What the summary adds up over the rounds."""
@@ -204,7 +189,7 @@ class RunWriter:
                 check_records(folder, mark)  # before the summary is touched
             opened.push(self.__exit__)  # the run is this writer's now, and so is how it ends
             if mark is None:
-                _write(folder / "config.toml", tomli_w.dumps(nest(flatten(config))))
+                write_text(folder / "config.toml", tomli_w.dumps(nest(flatten(config))))
                 write_json(folder / "environment.json", _environment(engine, config))
             self._go_to(mark, _RECORDS)
             self._summarise("running", None)
@@ -477,24 +462,3 @@ def _mean(values: list[float]) -> float | None:
 def _finite(value: float | None) -> float | None:
     """Return None for what JSON cannot hold."""
     return value if value is not None and abs(value) < float("inf") else None
-
-
-@contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Name the file in the error of writing it: a full disk, a folder that is gone."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a file of JSON as a whole, or not at all."""
-    _write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".partial")
-    with storing(path):
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)

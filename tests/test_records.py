@@ -13,8 +13,9 @@ from flower_dfl.config import ComponentConfig, RunConfig, parse
 from flower_dfl.errors import ConfigurationError, ResumeError, StorageError
 from flower_dfl.network import Network
 from flower_dfl.node import NodeFacts, Report
-from flower_dfl.records import RunWriter, create_run_folder, end_unfinished, read_lines, reopen, summarise_round
+from flower_dfl.records import RunWriter, create_run_folder, read_lines, reopen, summarise_round
 from flower_dfl.types import Rejection
+from flower_dfl.writing import end_unfinished
 
 NAN, INF = float("nan"), float("inf")
 CONFIG = RunConfig(num_nodes=4, num_byzantine=1, num_rounds=2)

@@ -29,8 +29,9 @@ from flower_dfl.checkpoint import checkpoint_round
 from flower_dfl.config import RunConfig, flatten
 from flower_dfl.engines.guardian import END_TIMEOUT, LEAVE
 from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
-from flower_dfl.records import RoundSummary, end_unfinished, reopen, summarise_round
+from flower_dfl.records import RoundSummary, reopen, summarise_round
 from flower_dfl.wire import RUN_FOLDER_VARIABLE
+from flower_dfl.writing import end_unfinished
 
 __all__ = ["find_cluster", "private_superlink", "program", "run_flower"]
 

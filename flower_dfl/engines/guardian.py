@@ -26,6 +26,7 @@ from pathlib import Path
 import psutil
 
 from flower_dfl.wire import RUN_FOLDER_VARIABLE
+from flower_dfl.writing import end_unfinished
 
 __all__ = ["END_TIMEOUT", "LEAVE", "Family", "guard"]
 
@@ -83,8 +84,6 @@ def guard(command: list[str]) -> None:
             leaving.set()
     left = family.end()
     if abandoned is not None:
-        from flower_dfl.records import end_unfinished  # noqa: PLC0415 - takes seconds, while Flower waits to be started
-
         end_unfinished(abandoned, "interrupted", "the process that started the run died")
     if left:
         sys.exit(f"could not end {sorted(member.pid for member in left)}")

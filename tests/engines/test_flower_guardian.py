@@ -63,6 +63,14 @@ def kill(process):
         pass
 
 
+def test_the_guardian_imports_nothing_that_takes_seconds():
+    code = "import sys, flower_dfl.engines.guardian; print({'torch', 'flwr', 'ray'} & set(sys.modules))"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+
+    assert found.stdout == "set()\n"
+
+
 def test_a_tree_ends_when_its_starter_lets_go(start):
     guardian, *tree = start(*GUARDIAN, NODE, NODE, LEAF)
 
