@@ -2,8 +2,11 @@
 
 __all__ = ["DIGESTS", "FACTS", "FAILURE", "REPORT", "RUN_FOLDER_VARIABLE", "START_TIMEOUT", "STEP"]
 
-START_TIMEOUT = 120.0
-"""Seconds that a new worker may take to import the package and to load its data, beside ``node-timeout``."""
+START_TIMEOUT = 300.0
+"""Seconds that a new worker may take to start, and to import the package and load its data, beside ``node-timeout``.
+
+Minutes on a busy machine, as Ray's workers have a low priority.
+"""
 
 STEP = "step"
 """Server to node: kind of step, message number, transport, code version."""

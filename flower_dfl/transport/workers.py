@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from flower_dfl.errors import TransportError
+from flower_dfl.wire import START_TIMEOUT
 
 try:
     from flwr.server.superlink.fleet.vce.backend import raybackend
@@ -48,17 +49,20 @@ class MendingActorPool(BasicActorPool):
     others. The message that a worker died under is not sent again: Flower answers it with the error.
 
     Attributes:
-        patience: Seconds that a worker may take to start, and to answer.
+        patience: Seconds that a worker may take to answer, and a dead one's successor to start while others are left.
+        longest_start: Seconds that a worker may take to start where no other one can do its work.
         longest_wait: Seconds that a message may wait for workers that are busy with others.
     """
 
     patience = 60.0
+    longest_start = START_TIMEOUT
     longest_wait = 3_600.0
 
     def __init__(
         self, actor_type: _Actor, client_resources: dict[str, int | float], actor_kwargs: dict[str, Any]
     ) -> None:
         super().__init__(actor_type, client_resources, actor_kwargs)
+        self._started: set[_Actor] = set()
         self._changed = threading.Condition()  # Flower runs a thread for each worker that it began with
 
     def submit(self, actor_fn: Callable[..., _Future], job: tuple[Any, ...]) -> _Future:
@@ -89,11 +93,11 @@ class MendingActorPool(BasicActorPool):
         """Take a worker that lives out of the pool."""
         while True:
             actor = self._idle()
-            if self._answers(actor):
+            if self._answers(actor, self.patience if actor in self._started else self.longest_start):
                 return actor
             ray.kill(actor)  # it may only be stuck, and would keep its resources
             successor = self.create_actor_fn()  # type: ignore[no-untyped-call]  # a lambda of Flower's
-            if self._answers(successor):
+            if self._answers(successor, self.patience if self.num_actors > 1 else self.longest_start):
                 _logger.warning("a worker had died; another one took its place")
                 return successor
             ray.kill(successor)
@@ -111,11 +115,12 @@ class MendingActorPool(BasicActorPool):
                 raise TransportError("no worker is left: all have died, and the cluster started no others")
             return self.pool.pop()
 
-    def _answers(self, actor: _Actor) -> bool:
+    def _answers(self, actor: _Actor, patience: float) -> bool:
         try:
-            ray.get(actor.__ray_ready__.remote(), timeout=self.patience)
+            ray.get(actor.__ray_ready__.remote(), timeout=patience)
         except RayError:
             return False
+        self._started.add(actor)
         return True
 
 

@@ -124,8 +124,15 @@ def backend(cluster, monkeypatch):
     """The backend; whatever a test did to its workers, the next one finds two."""
     yield cluster
     if cluster.num_workers < 2:
-        monkeypatch.setattr(raybackend, "BasicActorPool", MendingActorPool)
-        cluster.build(app)
+        renew(cluster, monkeypatch)
+
+
+def renew(backend, monkeypatch):
+    """Give a backend two workers that have yet to start."""
+    for actor in backend.pool.pool:
+        ray.kill(actor)
+    monkeypatch.setattr(raybackend, "BasicActorPool", MendingActorPool)
+    backend.build(app)
 
 
 def send(backend, what="answer", **order):
@@ -271,11 +278,37 @@ def test_the_wait_for_an_idle_worker_is_bounded(backend, calls, monkeypatch):
 
 
 @pytest.mark.ray
+def test_workers_may_take_longer_to_start_than_to_answer(backend, calls, monkeypatch):
+    monkeypatch.setattr(MendingActorPool, "patience", 0.0)
+    renew(backend, monkeypatch)
+
+    assert len(all_pids(backend, calls)) == 2
+    assert backend.num_workers == 2
+
+
+@pytest.mark.ray
+def test_the_last_workers_successor_may_take_as_long_as_the_first_ones(backend, calls, monkeypatch):
+    first, second = calls(), calls()
+    monkeypatch.setattr(backend.pool, "patience", 0.0)
+    kill(first.pid)
+    with pytest.raises(RayActorError):
+        first.result.result(timeout=60)
+
+    with ThreadPoolExecutor() as executor:
+        waiting = executor.submit(send, backend)  # neither a dead worker's successor nor the other one answers at once
+        second.end()
+
+        assert waiting.result(timeout=120) not in {first.pid, second.pid}
+    assert backend.num_workers == 1
+
+
+@pytest.mark.ray
 def test_the_pool_shrinks_where_the_cluster_has_no_room_and_says_so_when_nobody_is_left(backend, calls):
     others = [ray.remote(threading.Event).options(num_cpus=1).remote() for _ in range(2)]
     arrived = [other.is_set.remote() for other in others]  # once they have what a dead worker leaves
     victims = [calls(), calls()]
-    backend.pool.patience, backend.pool.longest_wait = 10.0, 200.0
+    backend.pool.patience = backend.pool.longest_start = 10.0
+    backend.pool.longest_wait = 200.0
 
     kill(victims[0].pid)
     with pytest.raises(RayActorError):
