@@ -56,7 +56,7 @@ class NodeFailedError(DflError):
 
 
 class StorageError(DflError):
-    """A run folder cannot be written."""
+    """A file cannot be written."""
 
 
 class ResumeError(DflError):

@@ -32,7 +32,7 @@ from flower_dfl.metrics import consensus_distance
 from flower_dfl.network import Network
 from flower_dfl.node import NodeFacts, Report
 from flower_dfl.types import NodeId
-from flower_dfl.writing import storing, write_json, write_text
+from flower_dfl.writing import storing, write_bytes, write_json, write_text
 
 __all__ = [
     "RoundSummary",
@@ -305,11 +305,8 @@ class RunWriter:
         folder.mkdir(exist_ok=True)
         for node, vector, buffers in models:
             path = folder / f"node-{node}.safetensors"
-            temporary = path.with_suffix(".partial")
             tensors = {"vector": vector.cpu()} | ({"buffers": buffers.cpu()} if buffers.numel() else {})
-            with storing(path):
-                temporary.write_bytes(safetensors.torch.save(tensors))
-                temporary.replace(path)
+            write_bytes(path, safetensors.torch.save(tensors))
 
     def _node_line(self, report: Report, distances: Mapping[NodeId, float]) -> dict[str, Any]:
         byzantine = report.node in self._network.byzantine

@@ -1,4 +1,4 @@
-"""Writing files of a run: as a whole or not at all, with errors that name them. It imports nothing that takes time."""
+"""Writing files, as a whole or not at all, with errors that name them. It imports nothing that takes time."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 from flower_dfl.errors import StorageError
 
-__all__ = ["end_unfinished", "storing", "write_json", "write_text"]
+__all__ = ["end_unfinished", "storing", "write_bytes", "write_json", "write_text"]
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -27,9 +27,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file of text as a whole, or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file as a whole, or not at all."""
     temporary = path.with_suffix(".partial")
     with storing(path):
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(path)
 
 

@@ -20,6 +20,7 @@ from flower_dfl.integrations import FLTrust, as_flower_strategy
 from flower_dfl.integrations.screening import SERVER, FedAvgOptions, TrainRoot
 from flower_dfl.protocols import Attack
 from flower_dfl.types import NodeId
+from flower_dfl.writing import write_text
 
 app = ServerApp()
 
@@ -35,10 +36,7 @@ def main(grid: Grid, context: Context) -> None:
     for cell in cells_of(config):
         if record_of(cell, config, folder) is None:
             record = play(cell, config, grid)
-            path = path_of(cell, folder)
-            unfinished = path.with_suffix(".part")
-            unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            unfinished.replace(path)
+            write_text(path_of(cell, folder), json.dumps(record, indent=1) + "\n")
 
 
 def play(cell: Cell, config: Config, grid: Grid) -> dict[str, object]:

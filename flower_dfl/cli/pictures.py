@@ -9,8 +9,9 @@ from torch import Tensor
 
 from flower_dfl import registry
 from flower_dfl.attacks.triggers import example
-from flower_dfl.errors import ConfigurationError, DflError
+from flower_dfl.errors import ConfigurationError
 from flower_dfl.types import LabelledData
+from flower_dfl.writing import storing
 
 __all__ = ["draw_triggers"]
 
@@ -51,11 +52,9 @@ def draw_triggers(data: LabelledData, path: Path, attacks: dict[str, dict[str, o
         for x, image in enumerate(images):
             tile = _tile(image, data.input_range).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(tile, (_GAP + x * (width + _GAP), y * line + _LABEL + _GAP // 2))
-    try:
+    with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)
-    except OSError as error:
-        raise DflError(f"cannot write {path}: {error.strerror or error}") from error
     return list(rows)[1:]
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from flower_dfl.errors import ConfigurationError, DflError
+from flower_dfl.errors import ConfigurationError
+from flower_dfl.writing import storing
 
 __all__ = ["BYZANTINE", "HONEST", "SUFFIXES", "house_style", "line_style", "save"]
 
@@ -73,10 +74,7 @@ def save(figure: Figure, path: Path) -> Path:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ConfigurationError(f"a picture ends in {', '.join(SUFFIXES)}, got {path.name!r}")
-    try:
+    with storing(path), house_style():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with house_style():
-            figure.savefig(path, metadata=dict(_UNDATED[suffix]))
-    except OSError as error:
-        raise DflError(f"cannot write {path}: {error.strerror}") from error
+        figure.savefig(path, metadata=dict(_UNDATED[suffix]))
     return path.resolve()

@@ -12,10 +12,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flower_dfl.errors import ConfigurationError, DflError
+from flower_dfl.errors import ConfigurationError
 from flower_dfl.report.reading import read_run
 from flower_dfl.report.run_page import run_page
 from flower_dfl.report.sweep_page import sweep_page
+from flower_dfl.writing import storing
 
 __all__ = ["write_report"]
 
@@ -46,11 +47,9 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         raise ConfigurationError(
             f"expected a folder with a config.toml (a run) or a sweep.json (a sweep), got {folder}"
         )
-    try:
+    with storing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise DflError(f"cannot write {target}: {error.strerror}") from error
     return target
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from flower_dfl.errors import ConfigurationError, DflError
 from flower_dfl.sweeps.tables import METRICS, Entry, Label, Table
+from flower_dfl.writing import storing
 
 __all__ = ["FORMATS", "to_latex", "to_markdown", "to_text", "write_csv", "write_parquet"]
 
@@ -54,13 +55,10 @@ FORMATS: Mapping[str, Callable[[Table, Sequence[str]], str]] = {
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write tidy rows; what is None is empty."""
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise DflError(f"cannot write {path}: {error.strerror}") from error
+    with storing(path), path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

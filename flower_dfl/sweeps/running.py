@@ -33,6 +33,7 @@ from flower_dfl.records import check_records
 from flower_dfl.sweeps.cells import code_of, completed_run, matching_runs
 from flower_dfl.sweeps.definition import PlannedCell, Sweep
 from flower_dfl.sweeps.processes import locked
+from flower_dfl.writing import write_text
 
 __all__ = ["LOG", "Backend", "Ended", "LocalProcesses", "Progress", "next_command", "outcome", "run_sweep"]
 
@@ -181,18 +182,14 @@ class _Session:
             }
             for path, cell in self._cells.items()
         ]
-        temporary = self._folder / "sweep.partial"
-        temporary.write_text(json.dumps({"definition": self._sweep.text, "cells": cells}, indent=1), encoding="utf-8")
-        temporary.replace(self._folder / "sweep.json")
+        write_text(self._folder / "sweep.json", json.dumps({"definition": self._sweep.text, "cells": cells}, indent=1))
 
 
 def _prepare(folder: Path, cell: PlannedCell) -> Path:
     """Make a cell's folder, with its settings as a file that ``flower-dfl run`` takes too."""
     path = folder / "cells" / cell.folder
     path.mkdir(parents=True, exist_ok=True)
-    temporary = path / "settings.partial"
-    temporary.write_text(tomli_w.dumps(nest(cell.settings)), encoding="utf-8")
-    temporary.replace(path / "settings.toml")
+    write_text(path / "settings.toml", tomli_w.dumps(nest(cell.settings)))
     return path
 
 

@@ -72,6 +72,7 @@ class MendingActorPool(BasicActorPool):
             TransportError: No worker is left, or none became free.
         """
         actor = self._living()
+        self._started.add(actor)
         try:
             future = actor_fn(actor, *job)
         except BaseException:
@@ -96,6 +97,7 @@ class MendingActorPool(BasicActorPool):
             if self._answers(actor, self.patience if actor in self._started else self.longest_start):
                 return actor
             ray.kill(actor)  # it may only be stuck, and would keep its resources
+            self._started.discard(actor)
             successor = self.create_actor_fn()  # type: ignore[no-untyped-call]  # a lambda of Flower's
             if self._answers(successor, self.patience if self.num_actors > 1 else self.longest_start):
                 _logger.warning("a worker had died; another one took its place")
@@ -120,7 +122,6 @@ class MendingActorPool(BasicActorPool):
             ray.get(actor.__ray_ready__.remote(), timeout=patience)
         except RayError:
             return False
-        self._started.add(actor)
         return True
 
 
