@@ -38,8 +38,8 @@ __all__ = ["find_cluster", "private_superlink", "program", "run_flower"]
 _START_TIMEOUT = 60.0
 _START_TRIES = 3
 _POLL = 0.2
-_STATUS_EVERY, _LONGEST_SILENCE = 5.0, 30.0
-"""Seconds without a new round after which Flower is asked for the first time, and at most between two times."""
+_SILENCE = 20.0
+"""Seconds without a new round after which Flower is asked what has become of the run, and between two times."""
 _CONNECT_TIMEOUT = 5.0
 
 
@@ -279,20 +279,20 @@ def _watch(
 ) -> None:
     """Follow the records until the run has ended; raise if it failed. A resumed run has recorded rounds already."""
     reader = _Reader(folder / "rounds.jsonl", _summary(folder).get("rounds", 0))
-    asked, wait = time.monotonic(), _STATUS_EVERY
+    heard = time.monotonic()
     while True:
         summary = _summary(folder)
         if reader.report(summary.get("rounds", 0), on_round):
-            asked, wait = time.monotonic(), _STATUS_EVERY
+            heard = time.monotonic()
         if summary.get("status") == "completed":
             return
         if summary.get("status") == "failed":
             raise NodeFailedError(str(summary["error"]))
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
             raise TransportError(f"Flower's SuperLink ended before the run did; see {folder / 'flower.log'}")
-        if time.monotonic() - asked > wait:  # asking takes more than a second of a processor
+        if time.monotonic() - heard > _SILENCE:  # asking takes two seconds of a processor
             said = status()
-            asked, wait = time.monotonic(), min(2 * wait, _LONGEST_SILENCE)
+            heard = time.monotonic()
             if said.startswith("finished") and _summary(folder).get("status") not in ("completed", "failed"):
                 raise DflError(f"Flower ended the run ({said}) before its end; see {folder / 'flower.log'}")
         time.sleep(_POLL)

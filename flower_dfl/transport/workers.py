@@ -10,6 +10,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import ray
@@ -44,14 +45,15 @@ _ATTRIBUTES = {"pool", "num_actors", "create_actor_fn", "_future_to_actor"}
 class MendingActorPool(BasicActorPool):
     """Flower's pool, in which a message goes to a living worker, or is told that there is none.
 
-    A worker that died, under a message or between two, is found when the next message wants it. Its successor then
-    takes its place; if the cluster has no room for one any more, the pool is smaller by one, and messages wait for the
-    others. The message that a worker died under is not sent again: Flower answers it with the error.
+    A worker that died, under a message or between two, is found when the next message wants it, and a successor is
+    started. Messages go to the others meanwhile; if the successor does not start, because the cluster has no room for
+    it any more, the pool is smaller by one. The message that a worker died under is not sent again: Flower answers it
+    with the error.
 
     Attributes:
-        patience: Seconds that a worker may take to answer, and a dead one's successor to start while others are left.
-        longest_start: Seconds that a worker may take to start where no other one can do its work.
-        longest_wait: Seconds that a message may wait for workers that are busy with others.
+        patience: Seconds that a worker may take to answer.
+        longest_start: Seconds that a worker may take to start.
+        longest_wait: Seconds that a message may wait for workers that are busy with others, or start.
     """
 
     patience = 60.0
@@ -98,15 +100,21 @@ class MendingActorPool(BasicActorPool):
                 return actor
             ray.kill(actor)  # it may only be stuck, and would keep its resources
             self._started.discard(actor)
-            successor = self.create_actor_fn()  # type: ignore[no-untyped-call]  # a lambda of Flower's
-            if self._answers(successor, self.patience if self.num_actors > 1 else self.longest_start):
-                _logger.warning("a worker had died; another one took its place")
-                return successor
+            threading.Thread(target=self._start_successor, name="successor", daemon=True).start()
+
+    def _start_successor(self) -> None:
+        """Start a worker in a dead one's place; no message waits for it that another one can take."""
+        successor = self.create_actor_fn()  # type: ignore[no-untyped-call]  # a lambda of Flower's
+        if self._answers(successor, self.longest_start):
+            _logger.warning("a worker had died; another one took its place")
+            self._put_back(successor)
+            return
+        with suppress(RayError):  # Ray itself may have ended
             ray.kill(successor)
-            with self._changed:
-                self.num_actors -= 1
-                self._changed.notify_all()
-            _logger.warning("a worker had died, and no other one started; %d are left", self.num_actors)
+        with self._changed:
+            self.num_actors -= 1
+            self._changed.notify_all()
+        _logger.warning("a worker had died, and no other one started; %d are left", self.num_actors)
 
     def _idle(self) -> _Actor:
         """Take a worker that is not busy out of the pool; wait for one."""

@@ -100,7 +100,7 @@ def test_a_run_that_goes_on_is_not_judged_by_how_it_ended_before(tmp_path, monke
 
 @pytest.mark.parametrize("status", ["running", "interrupted"])
 def test_a_run_that_flower_has_ended_is_not_waited_for(tmp_path, monkeypatch, status):
-    monkeypatch.setattr(flower, "_STATUS_EVERY", 0.0)
+    monkeypatch.setattr(flower, "_SILENCE", 0.0)
     write_summary(tmp_path, status, None)
 
     with pytest.raises(DflError, match=r"Flower ended the run \(finished:stopped\) before its end"):

@@ -69,6 +69,6 @@ def test_two_workers_share_a_declared_gpu_and_both_see_it(cluster, workplace, wi
 def test_workers_that_reserve_no_gpu_see_none(cluster, workplace, witnesses):
     folder = new_folder(workplace, "flower")
 
-    run_flower(small(witnesses.settings), folder, ray_address=cluster.address)
+    run_flower(small(witnesses.settings), folder, cpus_per_node=2, ray_address=cluster.address)  # fits beside the GPU
 
     assert {(said["gpus"], said["cuda"]) for said in witnesses()} == {(0, "")}

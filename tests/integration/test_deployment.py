@@ -23,9 +23,7 @@ from tests.integration.conftest import assert_same_bytes, local_result, new_fold
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 CHECKOUT = Path(__file__).parents[2]
-NUM_NODES = 3
 CHANGES = {
-    "num-nodes": NUM_NODES,
     "num-byzantine": 1,
     "data.num-train": 300,
     "topology.name": "complete",
@@ -35,19 +33,22 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(("secured", "rounds"), [(False, 2), (True, 1)], ids=["insecure", "TLS"])
-def test_separate_processes_end_with_the_bytes_of_the_local_engine(workplace, secured, rounds):
-    config = small(CHANGES | {"num-rounds": rounds, "results-dir": str(workplace / "results")})
+@pytest.mark.parametrize(
+    ("secured", "num_nodes", "num_rounds"), [(False, 3, 2), (True, 2, 1)], ids=["insecure", "TLS"]
+)
+def test_separate_processes_end_with_the_bytes_of_the_local_engine(workplace, secured, num_nodes, num_rounds):
+    size = {"num-nodes": num_nodes, "num-rounds": num_rounds}
+    config = small(CHANGES | size | {"results-dir": str(workplace / "results")})
     expected = local_result(config, workplace)
     certificates = _certificates(workplace) if secured else None
 
-    with _deployment(workplace, certificates) as environment:
+    with _deployment(workplace, num_nodes, certificates) as environment:
         printed = _flwr_run(workplace, environment, flatten(config))
 
     folders = list((workplace / "results").glob("*"))
     assert len(folders) == 1, printed
     assert summary_of(folders[0])["status"] == "completed"
-    assert_same_bytes(expected, folders[0], NUM_NODES)
+    assert_same_bytes(expected, folders[0], num_nodes)
 
 
 def test_only_those_who_know_the_authority_talk_to_a_superlink_that_uses_tls(workplace):
@@ -74,7 +75,7 @@ def _certificates(workplace: Path) -> Path:
 
 
 @contextmanager
-def _deployment(workplace: Path, certificates: Path | None) -> Iterator[dict[str, str]]:
+def _deployment(workplace: Path, num_nodes: int, certificates: Path | None) -> Iterator[dict[str, str]]:
     """Start a SuperLink and the SuperNodes, hand out the environment for ``flwr``, and end them all."""
     address = f"127.0.0.1:{_free_port()}"
     authority = None if certificates is None else certificates / "ca.crt"
@@ -87,8 +88,8 @@ def _deployment(workplace: Path, certificates: Path | None) -> Iterator[dict[str
 
         start("flower-superlink", *_server_options(certificates, address))
         _wait_until_healthy(address, authority)
-        for node in range(NUM_NODES):
-            identity = f"partition-id={node} num-partitions={NUM_NODES}"
+        for node in range(num_nodes):
+            identity = f"partition-id={node} num-partitions={num_nodes}"
             start(
                 "flower-supernode", *security, "--superlink", address, "--port", str(_free_port()),
                 "--node-config", identity,

@@ -222,6 +222,8 @@ def test_a_stopping_run_ends_clearly_and_can_be_resumed_until_it_is_whole(
         wait_for_rounds(folder, 3)
         process.kill()
     assert left_behind(folder) == []
+    assert summary_of(folder)["status"] == "interrupted"
+    assert summary_of(folder)["error"] == "the process that started the run died"
 
     (plan / "node 0 round 4").unlink()
     whole = flower_dfl("resume", folder, cwd=workplace)

@@ -1,4 +1,7 @@
-"""Launchers that are killed: nothing that they started may live on."""
+"""Launchers that are killed: nothing that they started may live on.
+
+That the launcher alone is killed is in test_faults.py.
+"""
 
 import psutil
 import pytest
@@ -10,16 +13,15 @@ from tests.integration.launching import background_run, processes_of, wait_for_r
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("orphaned", [False, True], ids=["launcher", "simulation and launcher"])
-def test_a_killed_launcher_leaves_nothing_alive(workplace, orphaned):
+def test_a_launcher_that_is_killed_with_its_simulation_leaves_nothing_alive(workplace):
     config = small({"num-rounds": 500, "strategy.name": "average", "attack.name": "none"})
     with background_run(config, workplace) as (run, folder):
         wait_for_rounds(folder, 2)
         started = {process: process.cmdline() for process in processes_of(folder) if process.pid != run.pid}
         assert any("raylet" in command[0] for command in started.values())
 
-        if orphaned:  # Ray's processes are then nobody's descendants
-            next(process for process, command in started.items() if _is_program(command, "flwr-simulation")).kill()
+        # Ray's processes are then nobody's descendants
+        next(process for process, command in started.items() if _is_program(command, "flwr-simulation")).kill()
         run.kill()
 
         _, left = psutil.wait_procs(started, timeout=END_TIMEOUT + 15)

@@ -374,9 +374,7 @@ def test_a_sweep_that_is_killed_again_and_again_runs_no_cell_twice_and_loses_non
     path = write_sweep(workplace, """
         [matrix]
         "strategy.name" = ["average", "median"]
-        attack = [
-          { name = "none" }, { name = "sign-flip" }, { name = "scaling" }, { name = "alie", params = { z = 4.0 } },
-        ]
+        attack = [{ name = "none" }, { name = "alie", params = { z = 4.0 } }]
         num-rounds = [100]
         seed = [0, 1, 2]
     """)  # fmt: skip
@@ -386,7 +384,7 @@ def test_a_sweep_that_is_killed_again_and_again_runs_no_cell_twice_and_loses_non
 
     for _ in range(3):
         process = flower_dfl(*command, cwd=workplace)
-        for _ in range(1 + draw.randint(1, 5)):  # the folder, and cells
+        for _ in range(1 + draw.randint(1, 3)):  # the folder, and cells
             process.stdout.readline()
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=draw.uniform(0, 3))
@@ -396,15 +394,15 @@ def test_a_sweep_that_is_killed_again_and_again_runs_no_cell_twice_and_loses_non
         assert complete.items() <= found.items(), "no result is lost, none was made anew"
         complete = found
 
-    assert 0 < len(complete) < 24
+    assert 0 < len(complete) < 12
     process = flower_dfl(*command, cwd=workplace)
     output, errors = process.communicate()
 
     assert process.returncode == 0, errors
-    assert output.count(" completed ") == 24 - len(complete)
+    assert output.count(" completed ") == 12 - len(complete)
     found = completed(workplace / "out")
     assert complete.items() <= found.items()
-    assert len(found) == 24
+    assert len(found) == 12
     assert all(len(runs) == 1 for runs in found.values())
     assert unfinished_cells(workplace / "out") == []
     check_table(workplace / "out", tmp_path / "expected")
@@ -422,7 +420,7 @@ def completed(folder):
 def check_table(folder, scratch):
     """Compare with the same runs, done here one after the other."""
     table = aggregate(read_cells(folder), "honest_accuracy_mean")
-    assert len(table.entries) == 8
+    assert len(table.entries) == 4
     for (row, column), entry in table.entries.items():
         attack, _, params = column[0].partition(", ")
         accuracies = []

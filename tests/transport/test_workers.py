@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -287,7 +288,7 @@ def test_workers_may_take_longer_to_start_than_to_answer(backend, calls, monkeyp
 
 
 @pytest.mark.ray
-def test_the_last_workers_successor_may_take_as_long_as_the_first_ones(backend, calls, monkeypatch):
+def test_a_successor_may_take_as_long_to_start_as_the_first_ones(backend, calls, monkeypatch):
     first, second = calls(), calls()
     monkeypatch.setattr(backend.pool, "patience", 0.0)
     kill(first.pid)
@@ -295,11 +296,33 @@ def test_the_last_workers_successor_may_take_as_long_as_the_first_ones(backend, 
         first.result.result(timeout=60)
 
     with ThreadPoolExecutor() as executor:
-        waiting = executor.submit(send, backend)  # neither a dead worker's successor nor the other one answers at once
+        waiting = executor.submit(send, backend)
         second.end()
 
-        assert waiting.result(timeout=120) not in {first.pid, second.pid}
-    assert backend.num_workers == 1
+        assert waiting.result(timeout=120) not in {first.pid, second.pid}  # nobody answers in no time at all
+
+
+@pytest.mark.ray
+def test_no_message_waits_for_a_successor_that_another_worker_can_take(backend, calls):
+    other = ray.remote(threading.Event).options(num_cpus=1).remote()
+    arrived = other.is_set.remote()  # once it has what a dead worker leaves
+    victim, left = calls(), calls()
+    kill(victim.pid)
+    with pytest.raises(RayActorError):
+        victim.result.result(timeout=60)
+    ray.get(arrived, timeout=60)
+
+    with ThreadPoolExecutor() as executor:
+        waiting = executor.submit(send, backend)
+        left.end()
+
+        assert waiting.result(timeout=60) == left.pid
+
+    ray.kill(other)
+    after = all_pids(backend, calls)  # two at once: one waits until the successor has its room
+    assert left.pid in after
+    assert len(after - {victim.pid}) == 2
+    assert backend.num_workers == 2
 
 
 @pytest.mark.ray
@@ -317,7 +340,8 @@ def test_the_pool_shrinks_where_the_cluster_has_no_room_and_says_so_when_nobody_
     with ThreadPoolExecutor() as executor:
         waiting = executor.submit(send, backend)  # finds the dead worker, then waits for the other one
         assert victims[1].end() == waiting.result(timeout=60) == victims[1].pid
-    assert backend.num_workers == 1
+    wait_until(lambda: backend.num_workers == 1)
+    assert send(backend) == victims[1].pid
 
     kill(victims[1].pid)
     ray.wait(arrived, num_returns=2, timeout=60)
@@ -328,3 +352,10 @@ def test_the_pool_shrinks_where_the_cluster_has_no_room_and_says_so_when_nobody_
     assert backend.num_workers == 0
     for other in others:
         ray.kill(other)
+
+
+def wait_until(happened):
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
