@@ -1,6 +1,15 @@
 """What launcher, server and nodes say to each other beside models: names of records and variables."""
 
-__all__ = ["DIGESTS", "FACTS", "FAILURE", "REPORT", "RUN_FOLDER_VARIABLE", "START_TIMEOUT", "STEP"]
+__all__ = [
+    "DIGESTS",
+    "FACTS",
+    "FAILURE",
+    "MOST_WORKERS_VARIABLE",
+    "REPORT",
+    "RUN_FOLDER_VARIABLE",
+    "START_TIMEOUT",
+    "STEP",
+]
 
 START_TIMEOUT = 300.0
 """Seconds that a new worker may take to start, and to import the package and load its data, beside ``node-timeout``.
@@ -25,3 +34,6 @@ FAILURE = "failure"
 
 RUN_FOLDER_VARIABLE = "FLOWER_DFL_RUN_FOLDER"
 """Launcher to server, as an environment variable: the folder, already made, that the run writes to."""
+
+MOST_WORKERS_VARIABLE = "FLOWER_DFL_MOST_WORKERS"
+"""Launcher to worker pool, as an environment variable: how many workers can have something to do, one for each node."""

@@ -30,7 +30,7 @@ from flower_dfl.config import RunConfig, flatten
 from flower_dfl.engines.guardian import END_TIMEOUT, LEAVE
 from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
 from flower_dfl.records import RoundSummary, reopen, summarise_round
-from flower_dfl.wire import RUN_FOLDER_VARIABLE
+from flower_dfl.wire import MOST_WORKERS_VARIABLE, RUN_FOLDER_VARIABLE
 from flower_dfl.writing import end_unfinished
 
 __all__ = ["find_cluster", "private_superlink", "program", "run_flower"]
@@ -80,7 +80,7 @@ def run_flower(
         workplace = Path(scratch)
         _write_app(workplace / "app", config)
         try:
-            with private_superlink(workplace, folder, ray_address) as (environment, process):
+            with private_superlink(workplace, folder, ray_address, config.num_nodes) as (environment, process):
                 run_id = _submit(workplace, environment, config, cpus_per_node, gpus_per_node)
                 _watch(folder, process, lambda: _status(workplace, environment, run_id), on_round)
         except KeyboardInterrupt:
@@ -116,7 +116,7 @@ def _write_app(app: Path, config: RunConfig) -> None:
 
 @contextmanager
 def private_superlink(
-    workplace: Path, folder: Path, ray_address: str | None = None
+    workplace: Path, folder: Path, ray_address: str | None = None, most_workers: int | None = None
 ) -> Iterator[tuple[Mapping[str, str], psutil.Process]]:
     """Start a SuperLink, hand out its environment and its guardian, and end it with everything that it started.
 
@@ -124,12 +124,13 @@ def private_superlink(
         workplace: An existing folder for its home; the connection in it is called ``private``.
         folder: Where its log goes, ``flower.log``.
         ray_address: The Ray cluster of its simulations; see :func:`run_flower`.
+        most_workers: The most that a simulation of this app starts; by default as many as fit.
     """
     for attempt in range(_START_TRIES):
         home = workplace / f"home-{attempt}"
         home.mkdir()
         port, control = _free_port(), _free_port()
-        environment = _environment(home, folder, ray_address)
+        environment = _environment(home, folder, ray_address, most_workers)
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "private"\n\n[superlink.private]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
             encoding="utf-8",
@@ -184,7 +185,9 @@ def find_cluster(address: str) -> str:
     return done.stdout.strip()
 
 
-def _environment(home: Path, folder: Path, ray_address: str | None) -> dict[str, str]:
+def _environment(
+    home: Path, folder: Path, ray_address: str | None = None, most_workers: int | None = None
+) -> dict[str, str]:
     """Return Flower's environment: offline, private, and with the caller's own modules importable.
 
     Flower's processes start in another folder, so that relative paths are made absolute.
@@ -205,6 +208,7 @@ def _environment(home: Path, folder: Path, ray_address: str | None) -> dict[str,
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         RUN_FOLDER_VARIABLE: str(folder),
+        **({MOST_WORKERS_VARIABLE: str(most_workers)} if most_workers else {}),
     }
 
 

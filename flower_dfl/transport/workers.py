@@ -8,6 +8,7 @@ backend, as the import of the ClientApp is.
 
 import inspect
 import logging
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,8 +17,8 @@ from typing import Any, TypeAlias
 import ray
 from ray.exceptions import RayError
 
-from flower_dfl.errors import TransportError
-from flower_dfl.wire import START_TIMEOUT
+from flower_dfl.errors import ConfigurationError, TransportError
+from flower_dfl.wire import MOST_WORKERS_VARIABLE, START_TIMEOUT
 
 try:
     from flwr.server.superlink.fleet.vce.backend import raybackend
@@ -36,6 +37,7 @@ _Future: TypeAlias = Any
 
 _METHODS = {
     "__init__": ["self", "actor_type", "client_resources", "actor_kwargs"],
+    "add_actors_to_pool": ["self", "num_actors"],
     "submit": ["self", "actor_fn", "job"],
     "add_actor_back_to_pool": ["self", "future"],
 }
@@ -66,6 +68,21 @@ class MendingActorPool(BasicActorPool):
         super().__init__(actor_type, client_resources, actor_kwargs)
         self._started: set[_Actor] = set()
         self._changed = threading.Condition()  # Flower runs a thread for each worker that it began with
+
+    def add_actors_to_pool(self, num_actors: int) -> None:
+        """Begin with so many workers: as many as fit, but no more than there are nodes if the launcher said how many.
+
+        Each takes seconds to start and hundreds of MiB, and what it would reserve is left to other runs.
+
+        Raises:
+            ConfigurationError: The environment variable is not a number of workers.
+        """
+        most = os.environ.get(MOST_WORKERS_VARIABLE)
+        if most is not None:
+            if not most.isdecimal() or int(most) < 1:
+                raise ConfigurationError(f"expected {MOST_WORKERS_VARIABLE} = 1 or a larger whole number, got {most!r}")
+            num_actors = min(num_actors, int(most))
+        super().add_actors_to_pool(num_actors)
 
     def submit(self, actor_fn: Callable[..., _Future], job: tuple[Any, ...]) -> _Future:
         """Give a job to a living worker and return the future.

@@ -107,6 +107,25 @@ def test_a_run_that_flower_has_ended_is_not_waited_for(tmp_path, monkeypatch, st
         flower._watch(tmp_path, psutil.Process(), lambda: "finished:stopped", lambda summary: None)
 
 
+def test_a_run_starts_no_more_workers_than_it_has_nodes(tmp_path, monkeypatch):
+    told = []
+
+    @contextmanager
+    def noted(*given):
+        told.append(given)
+        raise TransportError("enough")
+        yield
+
+    monkeypatch.setattr(flower, "private_superlink", noted)
+
+    with pytest.raises(TransportError, match="enough"):
+        run_flower(RunConfig(num_nodes=7), tmp_path)
+
+    ((_, _, _, most),) = told
+    assert flower._environment(tmp_path, tmp_path, None, most)["FLOWER_DFL_MOST_WORKERS"] == "7"
+    assert "FLOWER_DFL_MOST_WORKERS" not in flower._environment(tmp_path, tmp_path)
+
+
 def test_flowers_processes_start_elsewhere_but_find_what_relative_paths_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"src{os.pathsep}{os.pathsep}/else/where")

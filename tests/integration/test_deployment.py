@@ -33,9 +33,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("secured", "num_nodes", "num_rounds"), [(False, 3, 2), (True, 2, 1)], ids=["insecure", "TLS"]
-)
+@pytest.mark.parametrize(("secured", "num_nodes", "num_rounds"), [(False, 3, 2), (True, 2, 1)], ids=["insecure", "TLS"])
 def test_separate_processes_end_with_the_bytes_of_the_local_engine(workplace, secured, num_nodes, num_rounds):
     size = {"num-nodes": num_nodes, "num-rounds": num_rounds}
     config = small(CHANGES | size | {"results-dir": str(workplace / "results")})

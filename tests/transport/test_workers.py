@@ -18,7 +18,7 @@ from flwr.simulation.ray_transport.ray_actor import BasicActorPool
 from flwr.supercore.task_identity import TaskIdentity
 from ray.exceptions import RayActorError
 
-from flower_dfl.errors import TransportError
+from flower_dfl.errors import ConfigurationError, TransportError
 from flower_dfl.transport import workers
 from flower_dfl.transport.workers import MendingActorPool, install
 
@@ -47,6 +47,8 @@ def test_the_installed_flower_is_one_that_it_fits(caplog):
 class Renamed:
     def __init__(self, actor_type, client_resources, actor_kwargs):
         self.pool, self.num_actors, self.create_actor_fn, self._future_to_actor = [], 0, None, {}
+
+    def add_actors_to_pool(self, num_actors): ...
 
     def add_actor_back_to_pool(self, future): ...
 
@@ -276,6 +278,29 @@ def test_the_wait_for_an_idle_worker_is_bounded(backend, calls, monkeypatch):
         send(backend)
     for call in busy:
         call.end()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("most", "started"), [("1", 1), ("3", 2)])
+def test_no_more_workers_start_than_there_are_nodes(backend, monkeypatch, most, started):
+    monkeypatch.setenv("FLOWER_DFL_MOST_WORKERS", most)
+
+    renew(backend, monkeypatch)
+
+    assert backend.num_workers == len(backend.pool.pool) == started
+    assert len(answered_by(backend)) == 20
+    if started < 2:
+        monkeypatch.delenv("FLOWER_DFL_MOST_WORKERS")
+        renew(backend, monkeypatch)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("most", ["", "0", "-1", "1.5", "many"])
+def test_an_impossible_number_of_workers_is_an_error_that_names_its_variable(backend, monkeypatch, most):
+    monkeypatch.setenv("FLOWER_DFL_MOST_WORKERS", most)
+
+    with pytest.raises(ConfigurationError, match=f"expected FLOWER_DFL_MOST_WORKERS = .*, got '{most}'"):
+        backend.pool.add_actors_to_pool(1)
 
 
 @pytest.mark.ray
