@@ -113,8 +113,8 @@ def _largest_letter(experiment: Experiment) -> int:
 def _node(context: Context) -> int:
     given = context.node_config.get("partition-id")
     try:
-        return int(given)  # type: ignore[arg-type]  # whatever the SuperNode was started with
-    except (TypeError, ValueError) as error:
+        return int(str(given))  # whatever the SuperNode was started with; a fraction is no number of a node
+    except ValueError as error:
         raise ConfigurationError(f"expected --node-config 'partition-id=N' of the SuperNode, got {given!r}") from error
 
 

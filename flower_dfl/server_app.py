@@ -108,13 +108,15 @@ class _Team:
         facts = {}
         for place, reply in sorted(replies.items()):
             if isinstance(reply, Failure):
-                raise NodeFailedError(f"a node failed in the handshake: {reply.cause}")
+                raise NodeFailedError(f"SuperNode {addresses[place]} failed in the handshake: {reply.cause}")
             if failure := reply.config_records.get(FAILURE):
                 raise NodeFailedError(f"node {failure['node']!r} failed in the handshake: {failure['error']!s}")
             try:
                 facts[place] = NodeFacts.from_json(_text(reply, FACTS))
             except (ValueError, TypeError, KeyError) as error:
-                raise NodeFailedError(f"a node sent data facts that cannot be read: {error}") from error
+                raise NodeFailedError(
+                    f"SuperNode {addresses[place]} sent data facts that cannot be read: {error}"
+                ) from error
         self._addresses = {fact.node: addresses[place] for place, fact in facts.items()}
         if sorted(self._addresses) != list(self._network.nodes):
             raise ConfigurationError(

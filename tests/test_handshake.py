@@ -41,6 +41,8 @@ def test_a_worker_with_the_same_code_says_which_node_it_is_and_what_data_it_has(
     [
         ({"partition-id": 10}, "expected a partition-id in 0..9, got 10"),
         ({"partition-id": -1}, "expected a partition-id in 0..9, got -1"),
+        ({"partition-id": 2.7}, "expected --node-config 'partition-id=N' of the SuperNode, got 2.7"),
+        ({"partition-id": True}, "expected --node-config 'partition-id=N' of the SuperNode, got True"),
         ({}, "expected --node-config 'partition-id=N' of the SuperNode, got None"),
         ({"partition-id": "first"}, "expected --node-config 'partition-id=N' of the SuperNode, got 'first'"),
     ],

@@ -165,14 +165,26 @@ def test_a_handshake_without_facts_is_an_error_of_the_engine(monkeypatch):
         team.shake_hands()
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, "[]", '{"node": "a", "num_examples": 1, "label_counts": []}'])
-def test_facts_that_cannot_be_read_are_a_failure_of_the_handshake(monkeypatch, text):
-    monkeypatch.setattr("flower_dfl.server_app._wait_for_nodes", lambda grid, expected: list(range(expected)))
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        *(
+            (RecordDict({FACTS: ConfigRecord({"json": text})}), "sent data facts that cannot be read: ")
+            for text in ("[" * 200_000, "[]", '{"node": "a", "num_examples": 1, "label_counts": []}')
+        ),
+        (Failure("it was late"), "failed in the handshake: it was late"),
+    ],
+    ids=["deep", "a list", "other types", "no reply"],
+)
+def test_who_fails_before_its_number_is_known_is_named_by_flowers_identity(monkeypatch, reply, error):
+    monkeypatch.setattr(
+        "flower_dfl.server_app._wait_for_nodes", lambda grid, expected: [70 + n for n in range(expected)]
+    )
     config = parse(BASE)
     team = _Team(None, config, build_network(config), None)
-    team._ask = lambda contents, kind: dict.fromkeys(contents, RecordDict({FACTS: ConfigRecord({"json": text})}))
+    team._ask = lambda contents, kind: dict.fromkeys(contents, reply)
 
-    with pytest.raises(NodeFailedError, match="a node sent data facts that cannot be read: "):
+    with pytest.raises(NodeFailedError, match=f"^SuperNode 70 {error}"):
         team.shake_hands()
 
 
