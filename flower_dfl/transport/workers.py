@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeAlias
 
 import ray
@@ -126,7 +125,7 @@ class MendingActorPool(BasicActorPool):
             _logger.warning("a worker had died; another one took its place")
             self._put_back(successor)
             return
-        with suppress(RayError):  # Ray itself may have ended
+        if ray.is_initialized():  # with the run it may have ended, and would start again only to be told
             ray.kill(successor)
         with self._changed:
             self.num_actors -= 1
