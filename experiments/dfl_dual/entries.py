@@ -5,14 +5,21 @@ from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TypeAlias
+from typing import NamedTuple
 
 __all__ = ["COLUMNS", "Entry", "Key", "Spread", "columns_of", "pooled", "read_entries", "spread_of", "spread_text"]
 
-Key: TypeAlias = tuple[str, str, str, str, str]
-"""Data set, model, variation, attack and rule."""
-
 COLUMNS = ("accuracy", "ASR", "kept", "seeds", "seconds a run")
+
+
+class Key(NamedTuple):
+    """What tells an entry from the others, each as the study calls it."""
+
+    data: str
+    model: str
+    variation: str
+    attack: str
+    rule: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ def read_entries(table: Path) -> Mapping[Key, Entry]:
         elif set(COLUMNS) <= set(head) and not row[0].startswith("---"):
             texts = dict(zip(head, row, strict=False))
             try:
-                key = (texts["data"], texts["model"], texts.get("setting", ""), texts["attack"], texts["rule"])
+                key = Key(texts["data"], texts["model"], texts.get("setting", ""), texts["attack"], texts["rule"])
                 found[key] = _entry_in(*(texts[column] for column in COLUMNS))
             except (KeyError, ValueError) as error:
                 raise ValueError(f"{table}, line {number}: expected a row of {', '.join(head)}; got {line}") from error

@@ -16,7 +16,7 @@ from flower_dfl.figures.frontier import count_seeds, draw_frontier, standings
 from flower_dfl.figures.lines import draw_lines
 from flower_dfl.figures.matrix import Matrix, draw_matrix
 from flower_dfl.figures.meetings import count_attacks
-from flower_dfl.figures.series import METRICS, ROUND, Line, Panel, Point, with_parameters
+from flower_dfl.figures.series import BYZANTINE_SHARE, METRICS, ROUND, Line, Panel, Point, with_parameters
 from flower_dfl.records import read_lines
 from flower_dfl.sweeps.cells import Cell, read_summary
 
@@ -57,7 +57,7 @@ def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Pat
         folder: Where the runs are.
         output: Where to write.
         add: Keep the entries of the table that is there and pool them with runs of other seeds; an entry gives way to
-            runs of all its seeds. A figure of which not all runs are at hand is left as it is.
+            runs of all its seeds. A figure that needs the runs themselves is drawn when all of them are at hand.
 
     Raises:
         ValueError: As :func:`earlier_entries`.
@@ -65,18 +65,14 @@ def write_study(name: str, cells: Sequence[StudyCell], folder: Path, output: Pat
     results = read_results(cells, folder)
     if name == "matrix":
         results = comparable(results)
-    if not results:
+    entries = _entries(cells, results, earlier_entries(name, cells, output) if add else {})
+    if not entries:
         return []
     output.mkdir(parents=True, exist_ok=True)
     table = output / f"{name}.md"
-    entries = _entries(cells, results, earlier_entries(name, cells, output) if add else {})
     table.write_text(_table(name, cells, entries), encoding="utf-8")
     written = [table]
-    at_hand = sum(len(entry.seeds) for entry in entries.values()) == len(results)
-    if name == "matrix":
-        figure: Figure | None = draw_matrix(_matrices(entries))
-    else:
-        figure = _figure(name, results) if at_hand else None
+    figure = _figure(name, entries, results)
     if figure is not None:
         picture = output / f"{name}.png"
         figure.savefig(picture, dpi=130)
@@ -114,7 +110,7 @@ def _entries(cells: Sequence[StudyCell], results: Sequence[Result], earlier: Map
 
 
 def _key(cell: StudyCell) -> Key:
-    return (cell.data, cell.model, cell.variation, cell.attack, cell.rule)
+    return Key(cell.data, cell.model, cell.variation, cell.attack, cell.rule)
 
 
 def _entry(group: Sequence[Result]) -> Entry:
@@ -129,14 +125,21 @@ def _entry(group: Sequence[Result]) -> Entry:
     )
 
 
-def _figure(name: str, results: Sequence[Result]) -> Figure | None:
+def _figure(name: str, entries: Mapping[Key, Entry], results: Sequence[Result]) -> Figure | None:
+    """Return the figure of a study; None if it has none, or not from what is at hand."""
+    if name == "matrix":
+        return draw_matrix(_matrices(entries))
+    if name in _FIGURES:
+        x, label, found = _FIGURES[name](entries)
+        panels = [panel for panel in found if len({point.x for line in panel.lines for point in line.points}) > 1]
+        return draw_lines(panels, x, label, "rule", "deviation") if panels else None
+    if sum(len(entry.seeds) for entry in entries.values()) > len(results):
+        return None
+    if name == "figure2":
+        return draw_lines(_over_rounds(results), ROUND, "honest accuracy", "rule", "min-max")
     if name == "frontier" and (fair := comparable(results)):
         cells = [with_parameters(Cell(r.cell.plan.name, r.folder, r.cell.plan.settings, r.summary)) for r in fair]
         return draw_frontier(standings(cells), count_attacks(cells), count_seeds(cells))
-    if name in _FIGURES:
-        x, label, found = _FIGURES[name](results)
-        panels = [panel for panel in found if x == ROUND or len({p.x for line in panel.lines for p in line.points}) > 1]
-        return draw_lines(panels, x, label, "rule", "min-max") if panels else None
     return None
 
 
@@ -189,7 +192,7 @@ def _table(name: str, cells: Sequence[StudyCell], entries: Mapping[Key, Entry]) 
         *(["Of the attacks and seeds, those that every rule has met which one can influence."] * (name == "matrix")),
         "",
     ]
-    varied = any(key[2] for key in entries)
+    varied = any(key.variation for key in entries)
     head = ["data", "model", *(["setting"] if varied else []), "attack", "rule", *COLUMNS, "paper"]
     if name in _SUMMARISED:
         lines += [*_summary(entries), ""]
@@ -207,7 +210,7 @@ def _summary(entries: Mapping[Key, Entry]) -> list[str]:
     head = (*head, "accuracy, no attack", "lowest accuracy under attack", "highest ASR")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for data, model, variation, rule in dict.fromkeys((d, m, v, r) for d, m, v, _, r in entries):
-        met = {key[3]: entry for key, entry in entries.items() if key == (data, model, variation, key[3], rule)}
+        met = {k.attack: entry for k, entry in entries.items() if k == (data, model, variation, k.attack, rule)}
         counts = sorted({len(entry.seeds) for entry in met.values()})
         seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         calm = met.pop("none", None)
@@ -262,35 +265,28 @@ def _paper(entry: Key) -> str:
     return PUBLISHED[key] + (" ?" if key in SUSPICIOUS else "")
 
 
-def _panels(
-    results: Sequence[Result],
-    place: Callable[[Result], Iterable[tuple[float, float]]],
-    group: Callable[[StudyCell], str],
-) -> list[Panel]:
-    """Gather points: a panel a group, a line a rule, the values of all seeds at a place together."""
-    found: dict[str, dict[str, dict[float, list[float]]]] = {}
+def _over_rounds(results: Sequence[Result]) -> list[Panel]:
+    """Return a panel of honest accuracy over the rounds for each task."""
+    found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for result in results:
-        line = found.setdefault(group(result.cell), {}).setdefault(result.cell.rule, {})
-        for x, value in place(result):
-            line.setdefault(x, []).append(value)
+        rounds = found.setdefault(_task(_key(result.cell)), {}).setdefault(result.cell.rule, {})
+        for number, accuracy in _accuracies(result):
+            rounds.setdefault(number, []).append(accuracy)
     return [
         Panel(
-            title,
+            task,
             tuple(
-                Line(rule, tuple(Point(x, tuple(values)) for x, values in sorted(line.items())))
-                for rule, line in lines.items()
-                if line
+                Line(rule, tuple(Point.of(number, values, "min-max") for number, values in sorted(rounds.items())))
+                for rule, rounds in lines.items()
+                if rounds
             ),
         )
-        for title, lines in found.items()
+        for task, lines in found.items()
     ]
 
 
-def _task(cell: StudyCell) -> str:
-    return f"{cell.data}, {cell.model}"
-
-
-def _over_rounds(result: Result) -> Iterable[tuple[float, float]]:
+def _accuracies(result: Result) -> Iterable[tuple[int, float]]:
+    """Return the mean accuracy of the honest nodes in every round in which it was measured."""
     rounds: dict[int, list[dict[str, Any]]] = {}
     for entry in read_lines(result.folder / "rounds.jsonl"):
         rounds.setdefault(int(entry["round"]), []).append(entry)
@@ -300,43 +296,59 @@ def _over_rounds(result: Result) -> Iterable[tuple[float, float]]:
             yield number, fmean(accuracies)
 
 
+def _panels(
+    entries: Mapping[Key, Entry],
+    spread_in: Callable[[Entry], Spread | None],
+    place: Callable[[Key], float],
+    title: Callable[[Key], str],
+) -> list[Panel]:
+    """Gather entries: a panel a title, a line a rule, points where the keys place them."""
+    found: dict[str, dict[str, list[Point]]] = {}
+    for key, entry in entries.items():
+        if spread := spread_in(entry):
+            mean, deviation = spread.mean / 100, spread.deviation / 100
+            point = Point(place(key), mean, mean - deviation, mean + deviation, len(entry.seeds))
+            found.setdefault(title(key), {}).setdefault(key.rule, []).append(point)
+    return [
+        Panel(name, tuple(Line(rule, tuple(sorted(points, key=lambda p: p.x))) for rule, points in lines.items()))
+        for name, lines in found.items()
+    ]
+
+
+def _task(key: Key) -> str:
+    return f"{key.data}, {key.model}"
+
+
 def _number_in(text: str) -> float:
     """Return the number at the end of a label such as ``alie, z = 4``, or at its start such as ``20 % Byzantine``."""
     words = text.replace("%", " ").split()
     return float(words[-1]) if words[-1].replace(".", "").isdigit() else float(words[0]) / 100
 
 
-def _rate_by(label: Callable[[StudyCell], str]) -> Callable[[Result], Iterable[tuple[float, float]]]:
-    def place(result: Result) -> Iterable[tuple[float, float]]:
-        rate = result.summary.get("attack_success_rate_mean")
-        return [] if rate is None else [(_number_in(label(result.cell)), float(rate))]
-
-    return place
+def _rates(entries: Mapping[Key, Entry], label: Callable[[Key], str]) -> list[Panel]:
+    """Return a panel of attack success over the number in a label for each task."""
+    return _panels(entries, lambda entry: entry.rate, lambda key: _number_in(label(key)), _task)
 
 
-def _rate_and_accuracy(results: Sequence[Result]) -> list[Panel]:
-    panels = []
-    for metric, name in (("attack_success_rate_mean", "ASR"), ("honest_accuracy_mean", "accuracy")):
-        panels += _panels(
-            results,
-            lambda r, metric=metric: [(_number_in(r.cell.attack), float(r.summary[metric]))],
-            lambda c, name=name: f"{name}, {c.attack.split(',')[0].removeprefix('adaptive ')}, {c.data}",
-        )
-    return panels
+def _rates_and_accuracies(entries: Mapping[Key, Entry]) -> list[Panel]:
+    def title(metric: str) -> Callable[[Key], str]:
+        return lambda key: f"{metric}, {key.attack.split(',')[0].removeprefix('adaptive ')}, {key.data}"
+
+    def place(key: Key) -> float:
+        return _number_in(key.attack)
+
+    rates = _panels(entries, lambda entry: entry.rate, place, title("ASR"))
+    return rates + _panels(entries, lambda entry: entry.accuracy, place, title("accuracy"))
 
 
-_FIGURES: Mapping[str, Callable[[Sequence[Result]], tuple[str, str, list[Panel]]]] = {
-    "figure2": lambda r: (ROUND, "honest accuracy", _panels(r, _over_rounds, _task)),
-    "figure4": lambda r: (
-        "byzantine-share", "attack success rate", _panels(r, _rate_by(lambda c: c.variation), _task),
-    ),
-    "figure5": lambda r: (
-        "data.params.p", "attack success rate", _panels(r, _rate_by(lambda c: c.variation), _task),
-    ),
-    "figure6": lambda r: ("beta", "attack success rate, accuracy", _rate_and_accuracy(r)),
-    "beside": lambda r: (
-        "z of ALIE",
-        "attack success rate",
-        _panels([one for one in r if one.cell.attack.startswith("alie")], _rate_by(lambda c: c.attack), _task),
-    ),
-}  # fmt: skip
+def _of_alie(entries: Mapping[Key, Entry]) -> Mapping[Key, Entry]:
+    return {key: entry for key, entry in entries.items() if key.attack.startswith("alie")}
+
+
+_FIGURES: Mapping[str, Callable[[Mapping[Key, Entry]], tuple[str, str, list[Panel]]]] = {
+    "figure4": lambda e: (BYZANTINE_SHARE, "attack success rate", _rates(e, lambda key: key.variation)),
+    "figure5": lambda e: ("data.params.p", "attack success rate", _rates(e, lambda key: key.variation)),
+    "figure6": lambda e: ("beta", "attack success rate, accuracy", _rates_and_accuracies(e)),
+    "beside": lambda e: ("z of ALIE", "attack success rate", _rates(_of_alie(e), lambda key: key.attack)),
+}
+"""What is on the axes, and the panels, of the figures that are drawn from a table."""

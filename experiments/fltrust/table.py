@@ -167,7 +167,7 @@ def _draw(records: Records, out: Path) -> Path:
 
     Every line starts at the error without an attack.
     """
-    errors = {cell: tuple(run["error"] for run in runs) for cell, runs in _groups(records).items()}
+    errors = {cell: [run["error"] for run in runs] for cell, runs in _groups(records).items()}
     shares = {(cell.model, cell.p): len({c.share for c in errors if c.model == cell.model}) for cell in errors}
     panels = []
     for model, p in (key for key, count in shares.items() if count == max(shares.values())):
@@ -175,7 +175,8 @@ def _draw(records: Records, out: Path) -> Path:
         lines = []
         for rule, attack in dict.fromkeys((cell.rule, cell.attack) for cell in here if cell.attack != "none"):
             of_line = [cell for cell in here if cell.rule == rule and cell.attack in ("none", attack)]
-            points = (Point(cell.share, errors[cell]) for cell in sorted(of_line, key=lambda cell: cell.share))
+            of_line.sort(key=lambda cell: cell.share)
+            points = (Point.of(cell.share, errors[cell], "min-max") for cell in of_line)
             lines.append(Line(f"{rule}, {attack}", tuple(points)))
         panels.append(Panel(f"{model}, p = {p:g}", tuple(lines)))
     figure = draw_lines(panels, BYZANTINE_SHARE, "testing error", "rule, attack", "min-max")

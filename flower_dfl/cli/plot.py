@@ -107,7 +107,7 @@ def _save_curves(
     metric = METRICS[name]
     measured = _measured(cells, name)
     if measured:
-        figure = draw_lines(curves(measured, metric, axis, lines, panels), axis, metric.label, lines, band)
+        figure = draw_lines(curves(measured, metric, axis, lines, panels, band=band), axis, metric.label, lines, band)
         _save(figure, place, f"{name}-by-{axis}")
 
 

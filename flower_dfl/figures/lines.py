@@ -28,7 +28,7 @@ def draw_lines(panels: Sequence[Panel], x: str, y_label: str, legend: str, band:
         x: What is on the horizontal axis, as for :func:`~flower_dfl.figures.series.curves`.
         y_label: The metric, a share in [0, 1].
         legend: What tells the lines apart.
-        band: What is drawn around the means.
+        band: What the points have around their means.
     """
     columns = min(len(panels), _PANELS_ABREAST)
     rows = -(-len(panels) // columns)
@@ -41,7 +41,7 @@ def draw_lines(panels: Sequence[Panel], x: str, y_label: str, legend: str, band:
     for number, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
         axes.set_title(panel.title)
         for line in panel.lines:
-            _draw(axes, line, labels.index(line.label), band)
+            _draw(axes, line, labels.index(line.label))
         axes.tick_params(labelbottom=True)
         if number + columns >= len(panels):  # none below it
             axes.set_xlabel(_AXIS_LABELS.get(x, x))
@@ -66,7 +66,7 @@ def draw_lines(panels: Sequence[Panel], x: str, y_label: str, legend: str, band:
 
 def explain_band(panels: Sequence[Panel], band: Band) -> str:
     """Say over how many seeds the points are means, and what the band shows."""
-    counts = {len(point.values) for panel in panels for line in panel.lines for point in line.points}
+    counts = {point.count for panel in panels for line in panel.lines for point in line.points}
     if counts == {1}:
         return "one seed"
     number = str(max(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
@@ -74,9 +74,9 @@ def explain_band(panels: Sequence[Panel], band: Band) -> str:
     return f"mean of {number} seeds, band: {shown}"
 
 
-def _draw(axes: Axes, line: Line, index: int, band: Band) -> None:
+def _draw(axes: Axes, line: Line, index: int) -> None:
     places = [point.x for point in line.points]
-    lows, highs = zip(*(point.band(band) for point in line.points), strict=True)
+    lows, highs = zip(*((point.low, point.high) for point in line.points), strict=True)
     style = line_style(index)
     step = -(-len(places) // _MARKERS_A_LINE)
     axes.plot(places, [point.mean for point in line.points], label=line.label, markevery=(index % step, step), **style)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from flower_dfl.config import parse_assignment
 from flower_dfl.errors import ConfigurationError
@@ -82,22 +82,25 @@ class Point:
 
     Attributes:
         x: Place on the horizontal axis.
-        values: One for each seed.
+        mean: Mean over the seeds.
+        low: Lower end of the band; the mean where there is one seed.
+        high: Its upper end.
+        count: Number of seeds.
     """
 
     x: float
-    values: tuple[float, ...]
+    mean: float
+    low: float
+    high: float
+    count: int
 
-    @property
-    def mean(self) -> float:
-        """The mean over the seeds."""
-        return fmean(self.values)
-
-    def band(self, kind: Band) -> tuple[float, float]:
-        """Return the lower and upper end of the band; both are the mean where there is one seed."""
-        if len(self.values) == 1 or kind == "min-max":
-            return min(self.values), max(self.values)
-        return self.mean - stdev(self.values), self.mean + stdev(self.values)
+    @classmethod
+    def of(cls, x: float, values: Sequence[float], band: Band) -> Self:
+        """Return the point of values, one for each seed."""
+        mean = fmean(values)
+        if len(values) == 1 or band == "min-max":
+            return cls(x, mean, min(values), max(values), len(values))
+        return cls(x, mean, mean - stdev(values), mean + stdev(values), len(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,9 @@ def axis_for(cells: Sequence[Cell], lines: str, panels: str | None) -> str:
     return BYZANTINE_SHARE if numbers == ["num-byzantine"] else numbers[0]
 
 
-def curves(cells: Sequence[Cell], metric: Metric, x: str, lines: str, panels: str | None) -> tuple[Panel, ...]:
+def curves(
+    cells: Sequence[Cell], metric: Metric, x: str, lines: str, panels: str | None, *, band: Band = "min-max"
+) -> tuple[Panel, ...]:
     """Return the curves of a metric.
 
     Args:
@@ -176,6 +181,7 @@ def curves(cells: Sequence[Cell], metric: Metric, x: str, lines: str, panels: st
         x: What is on the horizontal axis: ``round``, ``byzantine-share``, or a setting that holds numbers.
         lines: Setting of which every value gets a line.
         panels: Setting of which every value gets a panel; None is one panel.
+        band: What is around the means.
 
     Raises:
         ConfigurationError: The cells differ in what is neither on the axis nor told apart by line, panel and seed, or
@@ -185,7 +191,7 @@ def curves(cells: Sequence[Cell], metric: Metric, x: str, lines: str, panels: st
     return tuple(
         Panel(
             title if panels is None or panels.endswith(".name") else f"{panels} = {title}",
-            tuple(Line(label, _points(members, metric, x)) for label, members in _split(within, lines)),
+            tuple(Line(label, _points(members, metric, x, band)) for label, members in _split(within, lines)),
         )
         for title, within in _split(cells, panels)
     )
@@ -252,12 +258,12 @@ def _shown(cell: Cell, key: str) -> str:
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-def _points(members: Sequence[Cell], metric: Metric, x: str) -> tuple[Point, ...]:
+def _points(members: Sequence[Cell], metric: Metric, x: str, band: Band) -> tuple[Point, ...]:
     if x == ROUND:
-        return _round_points(members, metric)
+        return _round_points(members, metric, band)
     places = sorted((_place(cell, x), value_of(cell, metric)) for cell in members)
     return tuple(
-        Point(place, tuple(value for _, value in group)) for place, group in groupby(places, lambda pair: pair[0])
+        Point.of(place, [value for _, value in group], band) for place, group in groupby(places, lambda pair: pair[0])
     )
 
 
@@ -278,7 +284,7 @@ def value_of(cell: Cell, metric: Metric) -> float:
     return float(value)
 
 
-def _round_points(members: Sequence[Cell], metric: Metric) -> tuple[Point, ...]:
+def _round_points(members: Sequence[Cell], metric: Metric, band: Band) -> tuple[Point, ...]:
     values: dict[int, list[float]] = {}
     for cell in members:
         lines = read_lines(cell.folder / "rounds.jsonl")
@@ -288,7 +294,7 @@ def _round_points(members: Sequence[Cell], metric: Metric) -> tuple[Point, ...]:
                 values.setdefault(number, []).append(value)
     if not values:
         raise _lacks(metric, members[0])
-    return tuple(Point(number, tuple(found)) for number, found in sorted(values.items()))
+    return tuple(Point.of(number, found, band) for number, found in sorted(values.items()))
 
 
 def _lacks(metric: Metric, cell: Cell) -> ConfigurationError:

@@ -12,6 +12,7 @@ import torch
 
 from flower_dfl.config import nest, parse
 from flower_dfl.experiment import build_rules
+from flower_dfl.figures.lines import draw_lines
 
 HERE = Path(__file__).resolve().parents[2] / "experiments" / "dfl_dual"
 
@@ -163,19 +164,61 @@ def test_seeds_are_added_to_the_table_that_is_there(study, tmp_path):
     def run(where, *keys):
         for key in keys:
             complete(tmp_path / where, runs[key], honest_accuracy_mean=accuracies[key], attack_success_rate_mean=0.5)
-        written = reporting.write_study("figure4", cells, tmp_path / where, tmp_path / "out", add=True)
-        rows = [line for line in written[0].read_text(encoding="utf-8").splitlines() if "| dfl |" in line]
-        return [path.name for path in written], [row.split(" | ")[5:9:3] for row in rows]
+        table = reporting.write_study("figure4", cells, tmp_path / where, tmp_path / "out", add=True)[0]
+        rows = [line for line in table.read_text(encoding="utf-8").splitlines() if "| dfl |" in line]
+        return [row.split(" | ")[5:9:3] for row in rows]
 
     one, two = (shares[0], 0), (shares[0], 1)
-    assert run("first", one, two) == (["figure4.md"], [["81.0 ± 1.4 (80.0)", "0, 1"]])
-    # a seed that the table has does not count twice; others are added, and the figure would lack runs
+    assert run("first", one, two) == [["81.0 ± 1.4 (80.0)", "0, 1"]]
+    # a seed that the table has does not count twice, others are added
     added = [["84.0 ± 5.3 (80.0)", "0 to 2"], ["70.0 (70.0)", "2"]]
-    assert run("second", two, (shares[0], 2), (shares[1], 2)) == (["figure4.md"], added)
+    assert run("second", two, (shares[0], 2), (shares[1], 2)) == added
+    assert run("none") == added
     # all its seeds are at hand
     accuracies[one] = 0.84
-    assert run("second", one)[1][0] == ["85.3 ± 4.2 (82.0)", "0 to 2"]
-    assert run("second")[0] == ["figure4.md", "figure4.png"]
+    assert run("second", one)[0] == ["85.3 ± 4.2 (82.0)", "0 to 2"]
+
+
+def test_a_figure_shows_the_seeds_of_the_table_not_only_those_at_hand(study, tmp_path, monkeypatch):
+    import reporting
+
+    drawn = []
+    monkeypatch.setattr(reporting, "draw_lines", lambda *args: drawn.append(args) or draw_lines(*args))
+    chosen = {"data": ("fashion-mnist",), "models": ("fc",), "rules": ("dfl",), "seeds": (0, 1)}
+    cells = list(study.cells_of(study.STUDIES["figure4"], "standard", **chosen))
+    for cell in cells:
+        rate = {"40 % Byzantine": 0.5}.get(cell.variation, 0.25) + 0.25 * cell.seed
+        metrics = {"honest_accuracy_mean": 0.9, "attack_success_rate_mean": rate}
+        complete(tmp_path / str(cell.seed), cell, **metrics)
+
+    for seed in "01":
+        written = reporting.write_study("figure4", cells, tmp_path / seed, tmp_path / "out", add=True)
+
+    assert [path.name for path in written] == ["figure4.md", "figure4.png"]
+    panels, x, *_, band = drawn[-1]
+    assert (x, band) == ("byzantine-share", "deviation")
+    ((line,),) = (panel.lines for panel in panels)
+    assert [point.x for point in line.points] == [0.2, 0.4, 0.6, 0.8]
+    point, deviation = line.points[1], 0.125 * 2**0.5  # of 0.5 and 0.75
+    assert (point.mean, point.count) == pytest.approx((0.625, 2))
+    assert (point.low, point.high) == pytest.approx((0.625 - deviation, 0.625 + deviation))
+
+
+def test_curves_over_rounds_are_drawn_when_all_runs_are_at_hand(study, tmp_path):
+    import reporting
+
+    chosen = {"data": ("mnist",), "models": ("lr",), "rules": ("dfl",), "seeds": (0, 1)}
+    cells = list(study.cells_of(study.STUDIES["figure2"], "standard", **chosen))
+    for cell in cells:
+        complete(tmp_path / str(cell.seed), cell, honest_accuracy_mean=0.9)
+        (rounds,) = (tmp_path / str(cell.seed)).rglob("rounds.jsonl")
+        rounds.write_text(json.dumps({"round": 3, "node": 0, "byzantine": False, "accuracy": 0.9}) + "\n")
+
+    first = reporting.write_study("figure2", cells, tmp_path / "0", tmp_path / "out", add=True)
+    second = reporting.write_study("figure2", cells, tmp_path / "1", tmp_path / "out", add=True)
+
+    assert [path.name for path in first] == ["figure2.md", "figure2.png"]
+    assert [path.name for path in second] == ["figure2.md"]
 
 
 def test_one_place_is_no_curve(study, tmp_path):

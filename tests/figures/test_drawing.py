@@ -24,11 +24,9 @@ from flower_dfl.figures.style import SUFFIXES, house_style, line_style, save
 ROOT = Path(__file__).parents[2]
 
 
-def panel(*labels, seeds=2, title=""):
-    lines = [
-        Line(name, tuple(Point(x, tuple(0.1 * x + 0.01 * seed for seed in range(seeds))) for x in (1.0, 2.0, 3.0)))
-        for name in labels
-    ]
+def panel(*labels, seeds=2, title="", band="min-max"):
+    points = [Point.of(x, [0.1 * x + 0.01 * seed for seed in range(seeds)], band) for x in (1.0, 2.0, 3.0)]
+    lines = [Line(name, tuple(points)) for name in labels]
     return Panel(title, tuple(lines))
 
 

@@ -36,20 +36,20 @@ def cell(name="run", accuracy=0.5, rate=0.5, **settings):
 
 
 def test_a_point_is_the_mean_over_seeds_and_the_band_its_extremes():
-    point = Point(0.0, (0.1, 0.2, 0.6))
+    point = Point.of(0.0, [0.2, 0.1, 0.6], "min-max")
 
     assert point.mean == pytest.approx(0.3)
-    assert point.band("min-max") == (0.1, 0.6)
+    assert (point.low, point.high, point.count) == (0.1, 0.6, 3)
 
 
 def test_the_deviation_is_the_one_of_a_sample():
-    point = Point(0.0, (0.1, 0.3))  # mean 0.2, squared deviations 0.01 + 0.01 over 2 - 1 = 0.02, root 0.1414
+    point = Point.of(0.0, [0.1, 0.3], "deviation")  # mean 0.2, squared deviations 0.01 + 0.01 over 2 - 1, root 0.1414
 
-    assert point.band("deviation") == pytest.approx((0.2 - 0.02**0.5, 0.2 + 0.02**0.5))
+    assert (point.low, point.high) == pytest.approx((0.2 - 0.02**0.5, 0.2 + 0.02**0.5))
 
 
 def test_one_seed_has_no_band():
-    assert Point(0.0, (0.4,)).band("deviation") == (0.4, 0.4)
+    assert Point.of(0.0, [0.4], "deviation") == Point(0.0, 0.4, 0.4, 0.4, 1)
 
 
 def test_every_parameter_becomes_a_setting_of_its_own():
@@ -72,10 +72,12 @@ def test_a_curve_goes_over_the_share_of_byzantine_nodes_with_one_line_for_each_r
     ]
 
     (panel,) = curves(cells, ASR, BYZANTINE_SHARE, "strategy.name", None)
+    (other,) = curves(cells, ASR, BYZANTINE_SHARE, "strategy.name", None, band="deviation")
 
     assert [line.label for line in panel.lines] == ["average", "krum"]
     assert [point.x for point in panel.lines[0].points] == [0.2, 0.4]
-    assert panel.lines[0].points[0].values == pytest.approx((0.2, 0.21))
+    assert panel.lines[0].points[0] == Point.of(0.2, [0.2, 0.2 + 0.01], "min-max")
+    assert other.lines[0].points[0] == Point.of(0.2, [0.2, 0.2 + 0.01], "deviation")
 
 
 def test_panels_are_in_the_order_of_their_numbers():
@@ -98,11 +100,12 @@ def test_rounds_come_from_the_records(tmp_path):
     cells = [with_parameters(each) for each in read_cells(tmp_path)]
 
     (panel,) = curves(cells, METRICS["accuracy"], ROUND, "strategy.name", None)
-    (worst,) = curves(cells, METRICS["worst-accuracy"], ROUND, "strategy.name", None)
+    (worst,) = curves(cells, METRICS["worst-accuracy"], ROUND, "strategy.name", None, band="deviation")
 
     assert [point.x for point in panel.lines[0].points] == [1, 2]
     assert [point.mean for point in panel.lines[0].points] == pytest.approx([0.35, 0.7])
-    assert worst.lines[0].points[1].values == pytest.approx((0.7, 0.5))
+    assert worst.lines[0].points[1].mean == pytest.approx(0.6)  # of 0.7 and 0.5
+    assert worst.lines[0].points[1].high == pytest.approx(0.6 + 0.02**0.5)
 
 
 @pytest.mark.parametrize("x", [ROUND, "attack.params.beta"])
@@ -146,7 +149,7 @@ def test_what_decides_no_result_keeps_no_runs_apart():
     (panel,) = curves(cells, ASR, BYZANTINE_SHARE, "strategy.name", None)
 
     assert differing(cells) == ["seed"]
-    assert panel.lines[0].points[0].values == (0.5, 0.5)
+    assert panel.lines[0].points[0].count == 2
 
 
 @pytest.mark.parametrize("value", ["much", True, float("inf")])
