@@ -1,10 +1,12 @@
 """Gradient inversion: dummy data that explain an update (Sun et al., CVPR 2024, eq. 5)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from flower_dfl.types import Learner
 
@@ -15,6 +17,9 @@ _BOUND = 1e6
 
 _LONGEST_TARGET = 1e4
 """Longer targets are shortened to this: far beyond any gradient, and its square leaves float32 room for digits."""
+
+_Error: TypeAlias = Callable[[Tensor], Tensor]
+"""What is made small, as a function of the dummy inputs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,25 +77,49 @@ def invert(
         The dummy inputs and the residual; values that are not finite or beyond 1e6 are set to that bound.
     """
     target = _shortened(target)
+
+    def error(inputs: Tensor) -> Tensor:
+        return (learner.gradient(base, inputs, labels) - target).square().sum()
+
+    search = _by_adam if optimizer == "adam" else _by_lbfgs
+    inputs, loss = search(error, start, iterations, lr)
+    result = inputs.nan_to_num(nan=_BOUND, posinf=_BOUND, neginf=-_BOUND).clamp_(-_BOUND, _BOUND)
+    return Inversion(result, float(loss) / _size(target))
+
+
+def _by_adam(error: _Error, start: Tensor, iterations: int, lr: float) -> tuple[Tensor, Tensor]:
+    """Return what the steps of ``torch.optim.Adam`` find, and the error before the last of them.
+
+    They are called as a function, as the class imports torch's compiler: three seconds of a processor in every process.
+    """
     inputs = start.clone().requires_grad_()
-    steps = (
-        torch.optim.Adam([inputs], lr=lr)
-        if optimizer == "adam"
-        else torch.optim.LBFGS([inputs], lr=lr, max_iter=iterations, line_search_fn="strong_wolfe")
-    )
-    loss = inputs.new_tensor(torch.inf)
+    mean, square, step = torch.zeros_like(start), torch.zeros_like(start), torch.zeros(())
+    loss = start.new_tensor(torch.inf)
+    for _ in range(iterations):
+        loss = error(inputs)
+        (gradient,) = torch.autograd.grad(loss, inputs)
+        with torch.no_grad():
+            adam(
+                [inputs], [gradient], [mean], [square], [], [step], lr=lr, beta1=0.9, beta2=0.999, eps=1e-8,
+                weight_decay=0.0, amsgrad=False, maximize=False,
+            )  # fmt: skip
+    return inputs.detach(), loss.detach()  # read only at the end, since an accelerator would wait for it
+
+
+def _by_lbfgs(error: _Error, start: Tensor, iterations: int, lr: float) -> tuple[Tensor, Tensor]:
+    """Return what ``torch.optim.LBFGS`` finds with a strong-Wolfe line search, and the last error that it measured."""
+    inputs = start.clone().requires_grad_()
+    steps = torch.optim.LBFGS([inputs], lr=lr, max_iter=iterations, line_search_fn="strong_wolfe")
+    loss = start.new_tensor(torch.inf)
 
     def closure() -> Tensor:
         nonlocal loss
-        loss = (learner.gradient(base, inputs, labels) - target).square().sum()
+        loss = error(inputs)
         (inputs.grad,) = torch.autograd.grad(loss, inputs)
-        loss = loss.detach()  # read only at the end, since an accelerator would wait for it
         return loss
 
-    for _ in range(iterations if optimizer == "adam" else 1):
-        steps.step(closure)  # type: ignore[no-untyped-call]  # torch leaves LBFGS.step unannotated
-    result = inputs.detach().nan_to_num(nan=_BOUND, posinf=_BOUND, neginf=-_BOUND).clamp_(-_BOUND, _BOUND)
-    return Inversion(result, float(loss) / _size(target))
+    steps.step(closure)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    return inputs.detach(), loss.detach()
 
 
 def residual(learner: Learner, base: Tensor, target: Tensor, inputs: Tensor, labels: Tensor) -> float:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flower_dfl.config import TrainConfig
-from flower_dfl.randomness import generator
+from flower_dfl.randomness import epoch_order, generator
 from flower_dfl.training import ModelState, TorchLearner, one_thread, resolve_device, train
 from flower_dfl.types import LabelledData
 from flower_dfl.vectors import load_parameters, parameter_vector
@@ -46,6 +46,28 @@ def deep():
 def batch(count=6):
     draw = torch.Generator().manual_seed(1)
     return torch.randn(count, 4, generator=draw), torch.randint(3, (count,), generator=draw)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_steps_are_those_of_torchs_own_optimiser_to_the_last_bit(momentum):
+    module, (inputs, labels) = deep(), batch(12)
+    unused = nn.Parameter(torch.ones(2))  # in no forward pass
+    module.register_parameter("unused", unused)
+    start, reference = ModelState.of(module), copy.deepcopy(module)
+    config = TrainConfig(lr=0.1, momentum=momentum, batch_size=4, epochs=3)
+
+    half_step = train(
+        module, start, LabelledData(inputs, labels, 3, (-9.0, 9.0)), config, generator(0, "batches", 1, 0)
+    )
+
+    optimizer, draw = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=momentum), generator(0, "batches", 1, 0)
+    for _ in range(3):
+        for chosen in torch.split(epoch_order(labels, config.sampling, draw), 4):
+            optimizer.zero_grad()
+            F.cross_entropy(reference(inputs[chosen]), labels[chosen]).backward()
+            optimizer.step()
+    assert torch.equal(half_step.vector, parameter_vector(reference))
+    assert unused.tolist() == [1, 1]
 
 
 def test_one_step_is_one_step_of_gradient_descent_worked_by_hand():

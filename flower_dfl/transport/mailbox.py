@@ -28,6 +28,7 @@ from flower_dfl import codec
 from flower_dfl.errors import LostError, TransportError
 from flower_dfl.metrics import distances_to_mean
 from flower_dfl.transport.base import Memory, distinct, update_from_tree, update_to_tree
+from flower_dfl.transport.slots import Parcel, Slots
 from flower_dfl.types import NodeId, Update
 
 __all__ = ["Mailbox", "MailboxTransport", "is_ray_running"]
@@ -39,84 +40,11 @@ _ALIGNMENT = 64
 """Alignment of torch's own tensors, in bytes: kernels may add up in another order on tensors with a lesser one."""
 
 _Reference: TypeAlias = Any
-_Parcel: TypeAlias = tuple[str, list[Any]]
-"""A tree: its skeleton, and for each tensor a small array or the reference of a large one.
-
-References travel in lists, so that Ray does not fetch what they refer to.
-"""
 
 
 def is_ray_running() -> bool:
     """Return whether this process is connected to Ray."""
     return bool(ray.is_initialized())
-
-
-class _Slots:
-    """What the actor keeps: the newest memory and report of each node, and letters by round and sender."""
-
-    def __init__(self, rounds_kept: int) -> None:
-        self._rounds_kept = rounds_kept
-        self._memories: dict[NodeId, tuple[int, _Parcel]] = {}
-        self._reports: dict[NodeId, str] = {}
-        self._begun: dict[NodeId, int] = {}
-        self._letters: dict[int, dict[NodeId, tuple[dict[NodeId, int], list[_Parcel]]]] = {}
-
-    def ready(self) -> bool:
-        """Answer, once the actor is up."""
-        return True
-
-    def recall(self, node: NodeId, before: int) -> _Parcel | None:
-        """Return a node's memory, and note that its step has begun."""
-        self._begun[node] = before
-        return self.memory(node)
-
-    def memory(self, node: NodeId) -> _Parcel | None:
-        """Return a node's memory."""
-        return self._memories[node][1] if node in self._memories else None
-
-    def commit(
-        self, node: NodeId, round: int, memory: _Parcel, sent: tuple[dict[NodeId, int], list[_Parcel]], report: str
-    ) -> None:
-        """Take over what a step made, and drop rounds whose letters nobody will ask for."""
-        self._memories[node] = (round, memory)
-        self._reports[node] = report
-        self.post(round, node, sent)
-        for old in [r for r in self._letters if r < round - self._rounds_kept]:
-            del self._letters[old]
-
-    def post(self, round: int, sender: NodeId, sent: tuple[dict[NodeId, int], list[_Parcel]]) -> None:
-        """Keep which receiver gets which letter, and a sender's distinct letters."""
-        if sent[0]:
-            self._letters.setdefault(round, {})[sender] = sent
-
-    def progress(self, node: NodeId, message: int) -> str | None:
-        """Return a node's report if it has committed the step of a message; else whether it has begun it."""
-        if node in self._memories and self._memories[node][0] == message:
-            return "committed:" + self._reports[node]
-        return "begun" if self._begun.get(node) == message else None
-
-    def half_steps(self, nodes: list[NodeId], round: int) -> list[_Parcel]:
-        """Return the memories of those of the nodes that have entered a round."""
-        known = [self._memories[node] for node in nodes if node in self._memories]
-        return [parcel for entered, parcel in known if entered == round]
-
-    def letters(self, receiver: NodeId, expected: list[tuple[NodeId, int]]) -> list[_Parcel]:
-        """Return the letters to a node that have come."""
-        found = []
-        for sender, round in expected:
-            routes, letters = self._letters.get(round, {}).get(sender, ({}, []))
-            if receiver in routes:
-                found.append(letters[routes[receiver]])
-        return found
-
-    def sent(self, sender: NodeId, round: int) -> tuple[dict[NodeId, int], list[_Parcel]]:
-        """Return what a node sent in a round: which receiver got which letter, and the letters."""
-        return self._letters.get(round, {}).get(sender, ({}, []))
-
-    def distances_to_mean(self, nodes: list[NodeId]) -> list[float]:
-        """Compute consensus where the values are, so that no model passes through the server."""
-        starts = [self._memories[node][1][1][0] for node in nodes]  # the first tensor of a memory
-        return distances_to_mean(_tensors(starts, None)).tolist()
 
 
 class Mailbox:
@@ -132,7 +60,7 @@ class Mailbox:
         self._timeout = timeout
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"name": self.name, "namespace": _NAMESPACE, "num_cpus": 0, "scheduling_strategy": here}
-        self._actor = ray.remote(_Slots).options(**options).remote(rounds_kept)
+        self._actor = ray.remote(Slots).options(**options).remote(rounds_kept)
         _get(self._actor.ready.remote(), timeout)
 
     def progress(self, node: NodeId, message: int) -> str | None:
@@ -141,8 +69,9 @@ class Mailbox:
         return found
 
     def distances_to_mean(self, nodes: list[NodeId]) -> list[float]:
-        """Return each node's distance from the mean of their start-of-round models."""
-        return list(_get(self._actor.distances_to_mean.remote(nodes), self._timeout))
+        """Return each node's distance from the mean of their start-of-round models, which are mapped, not copied."""
+        starts = _get(self._actor.starts.remote(nodes), self._timeout)
+        return distances_to_mean(_tensors(starts, self._timeout)).tolist()
 
     def memories(self, nodes: Iterable[NodeId]) -> Iterable[tuple[NodeId, Memory]]:
         """Yield each node's memory, one node at a time."""
@@ -236,12 +165,12 @@ class _Shelf:
         self._owner = owner
         self._stored: dict[int, tuple[Tensor, _Reference]] = {}  # the tensor is kept so that its id stays its own
 
-    def parcel(self, tree: codec.Tree) -> _Parcel:
+    def parcel(self, tree: codec.Tree) -> Parcel:
         """Return a tree as the actor keeps it."""
         skeleton, tensors = codec.split(tree)
         return skeleton, [self._put(tensor) for tensor in tensors]
 
-    def letters(self, letters: Mapping[NodeId, Update]) -> tuple[dict[NodeId, int], list[_Parcel]]:
+    def letters(self, letters: Mapping[NodeId, Update]) -> tuple[dict[NodeId, int], list[Parcel]]:
         """Return which receiver gets which letter, and the distinct letters."""
         routes, found = distinct(letters)
         return routes, [self.parcel(update_to_tree(letter, with_base=True, with_digest=True)) for letter in found]
@@ -257,13 +186,13 @@ class _Shelf:
         return self._stored[id(tensor)][1]
 
 
-def _trees(parcels: Sequence[_Parcel], timeout: float | None) -> list[codec.Tree]:
+def _trees(parcels: Sequence[Parcel], timeout: float) -> list[codec.Tree]:
     """Open parcels; large tensors stay where they are in the object store."""
     tensors = iter(_tensors([item for _, items in parcels for item in items], timeout))
     return [codec.unite(skeleton, [next(tensors) for _ in items]) for skeleton, items in parcels]
 
 
-def _tensors(items: Sequence[_Reference], timeout: float | None) -> list[Tensor]:
+def _tensors(items: Sequence[_Reference], timeout: float) -> list[Tensor]:
     references = [item for item in items if isinstance(item, ray.ObjectRef)]
     fetched = iter(_get(references, timeout))
     return [_tensor(next(fetched) if isinstance(item, ray.ObjectRef) else item) for item in items]
@@ -278,7 +207,7 @@ def _tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def _get(reference: _Reference, timeout: float | None) -> Any:  # noqa: ANN401 - whatever it refers to
+def _get(reference: _Reference, timeout: float) -> Any:  # noqa: ANN401 - whatever it refers to
     try:
         return ray.get(reference, timeout=timeout)
     except GetTimeoutError as error:

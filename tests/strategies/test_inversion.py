@@ -54,6 +54,19 @@ def test_a_real_gradient_is_matched_within_a_hundred_steps(real):
     assert residual_at(learner, base, target, start, labels) > 0.5
 
 
+def test_the_steps_are_those_of_torchs_own_optimiser_to_the_last_bit(real):
+    learner, base, target, start, labels = real
+    inputs = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([inputs], lr=0.3)
+    for _ in range(4):
+        (inputs.grad,) = torch.autograd.grad((learner.gradient(base, inputs, labels) - target).square().sum(), inputs)
+        optimizer.step()
+
+    result = invert(learner, base, target, start, labels, iterations=4, lr=0.3)
+
+    assert torch.equal(result.inputs, inputs)
+
+
 def test_a_few_large_steps_find_most_of_it(real):
     learner, base, target, start, labels = real
 

@@ -1,5 +1,7 @@
 """The mailbox on a real Ray of its own."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,7 +16,8 @@ from flower_dfl.config import flatten, parse
 from flower_dfl.errors import LostError
 from flower_dfl.training import ModelState
 from flower_dfl.transport.base import Memory
-from flower_dfl.transport.mailbox import Mailbox, MailboxTransport, _Slots
+from flower_dfl.transport.mailbox import Mailbox, MailboxTransport
+from flower_dfl.transport.slots import Slots
 from flower_dfl.types import Update
 from flower_dfl.wire import FAILURE, STEP
 
@@ -162,13 +165,22 @@ def test_a_step_that_was_handed_in_cannot_be_repeated(transport):
     assert transport.recall(61, 3).round == 2
 
 
-def test_consensus_is_measured_where_the_models_are(transport, mailbox):
-    # starts (0, 0) and (2, 2): the mean is (1, 1), both are sqrt(2) away
+@pytest.mark.parametrize("size", [2, LARGE])
+def test_consensus_is_measured_on_what_the_mailbox_keeps(transport, mailbox, size):
+    # starts (0, 0, ...) and (2, 2, ...): the mean is (1, 1, ...), both are sqrt(size) away
     for node in (70, 71):
-        begun = replace(memory(), start=ModelState(torch.full((2,), 2.0 * (node - 70)), torch.empty(0)))
+        begun = replace(memory(), start=ModelState(torch.full((size,), 2.0 * (node - 70)), torch.empty(0)))
         transport.commit(node, begun, {}, "")
 
-    assert mailbox.distances_to_mean([70, 71]) == pytest.approx([2**0.5] * 2)
+    assert mailbox.distances_to_mean([70, 71]) == pytest.approx([size**0.5] * 2)
+
+
+def test_the_process_that_keeps_the_letters_starts_without_torch():
+    command = "import sys; import flower_dfl.transport.slots; print('torch' in sys.modules, 'flwr' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout.split() == ["False", "False"]
 
 
 def test_what_was_saved_can_be_restored_and_a_mailbox_that_died_is_lost_to_everybody(transport, mailbox):
@@ -193,7 +205,7 @@ def test_what_was_saved_can_be_restored_and_a_mailbox_that_died_is_lost_to_every
 
 
 def test_only_the_newest_memory_of_a_node_is_kept():
-    slots = _Slots(rounds_kept=1)
+    slots = Slots(rounds_kept=1)
 
     for round in (1, 2):
         slots.commit(0, round, (f"memory of round {round}", []), NOTHING, "")
@@ -203,7 +215,7 @@ def test_only_the_newest_memory_of_a_node_is_kept():
 
 @pytest.mark.parametrize("kept", [1, 2])
 def test_letters_are_kept_for_as_long_as_they_can_arrive(kept):
-    slots = _Slots(rounds_kept=kept)
+    slots = Slots(rounds_kept=kept)
 
     for round in (1, 2, 3, 4):
         slots.commit(0, round, ("memory", []), ({1: 0}, [(f"letter of round {round}", [])]), "")
