@@ -7,8 +7,9 @@ from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flower_dfl.errors import ConfigurationError
+from flower_dfl.wire import MOST_WORKERS_VARIABLE
 
-__all__ = ["check_fields", "check_known", "check_type"]
+__all__ = ["check_fields", "check_known", "check_type", "workers_allowed"]
 
 
 def check_known(what: str, given: str, valid: list[str], error: type[ConfigurationError] = ConfigurationError) -> None:
@@ -44,6 +45,20 @@ def check_type(name: str, value: Any, annotation: Any) -> Any:  # noqa: ANN401 -
         elif not isinstance(option, type) or isinstance(value, option):
             return value
     raise ConfigurationError(f"{name} must be {_describe(annotation)}, got {value!r} ({type(value).__name__})")
+
+
+def workers_allowed(environment: Mapping[str, str]) -> int | None:
+    """Return how many workers a run may start at most, by the environment; None if that does not say.
+
+    >>> workers_allowed({"FLOWER_DFL_MOST_WORKERS": "4"})
+    4
+    """
+    most = environment.get(MOST_WORKERS_VARIABLE)
+    if most is None:
+        return None
+    if not most.isdecimal() or int(most) < 1:
+        raise ConfigurationError(f"expected {MOST_WORKERS_VARIABLE} = 1 or a larger whole number, got {most!r}")
+    return int(most)
 
 
 def check_fields(component: Any) -> None:  # noqa: ANN401 - any dataclass

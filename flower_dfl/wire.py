@@ -36,4 +36,5 @@ RUN_FOLDER_VARIABLE = "FLOWER_DFL_RUN_FOLDER"
 """Launcher to server, as an environment variable: the folder, already made, that the run writes to."""
 
 MOST_WORKERS_VARIABLE = "FLOWER_DFL_MOST_WORKERS"
-"""Launcher to worker pool, as an environment variable: how many workers can have something to do, one for each node."""
+"""User to launcher, and launcher to worker pool, as an environment variable: how many workers may start at most. A
+launcher passes on no more than there are nodes, as others would have nothing to do."""

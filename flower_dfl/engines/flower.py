@@ -30,6 +30,7 @@ from flower_dfl.config import RunConfig, flatten
 from flower_dfl.engines.guardian import END_TIMEOUT, LEAVE
 from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
 from flower_dfl.records import RoundSummary, reopen, summarise_round
+from flower_dfl.validation import workers_allowed
 from flower_dfl.wire import MOST_WORKERS_VARIABLE, RUN_FOLDER_VARIABLE
 from flower_dfl.writing import end_unfinished
 
@@ -65,7 +66,7 @@ def run_flower(
             environment variable RAY_ADDRESS, or else ``local``.
 
     Raises:
-        ConfigurationError: Flower cannot reserve such resources.
+        ConfigurationError: Flower cannot reserve such resources, or FLOWER_DFL_MOST_WORKERS is no number of workers.
         TransportError: Flower could not be started.
         NodeFailedError: The run failed; the message is the one that the ServerApp recorded.
     """
@@ -74,13 +75,14 @@ def run_flower(
             "expected a whole number of CPUs per worker, at least 1, and no negative share of GPUs, "
             f"got {cpus_per_node:g} and {gpus_per_node:g}"
         )
+    most_workers = min(config.num_nodes, workers_allowed(os.environ) or config.num_nodes)
     if (folder / "summary.json").exists():
         reopen(folder, checkpoint_round(folder, config))
     with tempfile.TemporaryDirectory(prefix="flower-dfl-", ignore_cleanup_errors=True) as scratch:
         workplace = Path(scratch)
         _write_app(workplace / "app", config)
         try:
-            with private_superlink(workplace, folder, ray_address, config.num_nodes) as (environment, process):
+            with private_superlink(workplace, folder, ray_address, most_workers) as (environment, process):
                 run_id = _submit(workplace, environment, config, cpus_per_node, gpus_per_node)
                 _watch(folder, process, lambda: _status(workplace, environment, run_id), on_round)
         except KeyboardInterrupt:

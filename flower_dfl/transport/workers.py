@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 import ray
 from ray.exceptions import RayError
 
-from flower_dfl.errors import ConfigurationError, TransportError
-from flower_dfl.wire import MOST_WORKERS_VARIABLE, START_TIMEOUT
+from flower_dfl.errors import TransportError
+from flower_dfl.validation import workers_allowed
+from flower_dfl.wire import START_TIMEOUT
 
 try:
     from flwr.server.superlink.fleet.vce.backend import raybackend
@@ -69,19 +70,15 @@ class MendingActorPool(BasicActorPool):
         self._changed = threading.Condition()  # Flower runs a thread for each worker that it began with
 
     def add_actors_to_pool(self, num_actors: int) -> None:
-        """Begin with so many workers: as many as fit, but no more than there are nodes if the launcher said how many.
+        """Begin with so many workers: as many as fit, but no more than the environment allows.
 
         Each takes seconds to start and hundreds of MiB, and what it would reserve is left to other runs.
 
         Raises:
             ConfigurationError: The environment variable is not a number of workers.
         """
-        most = os.environ.get(MOST_WORKERS_VARIABLE)
-        if most is not None:
-            if not most.isdecimal() or int(most) < 1:
-                raise ConfigurationError(f"expected {MOST_WORKERS_VARIABLE} = 1 or a larger whole number, got {most!r}")
-            num_actors = min(num_actors, int(most))
-        super().add_actors_to_pool(num_actors)
+        most = workers_allowed(os.environ)
+        super().add_actors_to_pool(num_actors if most is None else min(num_actors, most))
 
     def submit(self, actor_fn: Callable[..., _Future], job: tuple[Any, ...]) -> _Future:
         """Give a job to a living worker and return the future.

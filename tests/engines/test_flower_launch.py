@@ -107,8 +107,11 @@ def test_a_run_that_flower_has_ended_is_not_waited_for(tmp_path, monkeypatch, st
         flower._watch(tmp_path, psutil.Process(), lambda: "finished:stopped", lambda summary: None)
 
 
-def test_a_run_starts_no_more_workers_than_it_has_nodes(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("allowed", "passed_on"), [(None, "7"), ("3", "3"), ("64", "7")])
+def test_a_run_starts_no_more_workers_than_it_has_nodes_or_may(tmp_path, monkeypatch, allowed, passed_on):
     told = []
+    if allowed:
+        monkeypatch.setenv("FLOWER_DFL_MOST_WORKERS", allowed)
 
     @contextmanager
     def noted(*given):
@@ -122,8 +125,16 @@ def test_a_run_starts_no_more_workers_than_it_has_nodes(tmp_path, monkeypatch):
         run_flower(RunConfig(num_nodes=7), tmp_path)
 
     ((_, _, _, most),) = told
-    assert flower._environment(tmp_path, tmp_path, None, most)["FLOWER_DFL_MOST_WORKERS"] == "7"
-    assert "FLOWER_DFL_MOST_WORKERS" not in flower._environment(tmp_path, tmp_path)
+    assert flower._environment(tmp_path, tmp_path, None, most)["FLOWER_DFL_MOST_WORKERS"] == passed_on
+    assert flower._environment(tmp_path, tmp_path).get("FLOWER_DFL_MOST_WORKERS") == allowed
+
+
+def test_an_impossible_number_of_workers_is_an_error_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWER_DFL_MOST_WORKERS", "none")
+
+    with pytest.raises(ConfigurationError, match=r"expected FLOWER_DFL_MOST_WORKERS = 1 or a larger .*, got 'none'"):
+        run_flower(RunConfig(), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_flowers_processes_start_elsewhere_but_find_what_relative_paths_named(tmp_path, monkeypatch):
