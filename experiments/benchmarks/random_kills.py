@@ -54,7 +54,7 @@ PATIENCE = 600.0
 MOST_RESUMPTIONS = 5
 """How often a run is resumed that failed without being killed."""
 POLL = 0.02
-TITLES = {"worker": "ray::ClientAppActor", "mailbox": "ray::_Slots"}
+TITLES = {"worker": "ray::ClientAppActor", "mailbox": "ray::Slots"}
 
 
 def main() -> None:

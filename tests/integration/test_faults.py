@@ -58,7 +58,7 @@ class Faulty(PeerStrategy):
             if what == "kill worker":
                 os.kill(os.getpid(), signal.SIGKILL)
             if what == "kill mailbox":
-                (mailbox,) = [p for p in psutil.Process().parent().children() if "_Slots" in " ".join(p.cmdline())]
+                (mailbox,) = [p for p in psutil.Process().parent().children() if "ray::Slots" in " ".join(p.cmdline())]
                 mailbox.kill()
                 mailbox.wait(timeout=60)
         return Average().aggregate(inbox, state, ctx)
