@@ -1,5 +1,6 @@
 import builtins
 import json
+import time
 
 import pytest
 
@@ -49,6 +50,8 @@ def log_entries(data):
         if left_in_block < 7 or kind == 0:  # padding
             at += left_in_block
             continue
+        if at + 7 + size > len(data):  # the rest is still being written
+            return
         entry += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in {1, 4}:  # whole, or the last part
@@ -61,9 +64,15 @@ def wandb_records(folder):
     from wandb.proto.wandb_internal_pb2 import Record
 
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 60
+    while True:  # wandb's own process may write what it was given after `finish` has returned
+        records = [Record.FromString(entry) for entry in log_entries(file.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            break
+        assert time.monotonic() < deadline, "wandb has not written the end of the run"
+        time.sleep(0.1)
     steps, settings = [], {}
-    for entry in log_entries(file.read_bytes()):
-        record = Record.FromString(entry)
+    for record in records:
         settings |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         if record.history.item:
             steps.append({"".join(item.nested_key): json.loads(item.value_json) for item in record.history.item})
