@@ -20,7 +20,7 @@ from flower_dfl.metrics import StampedTest
 from flower_dfl.models.building import build_model
 from flower_dfl.network import Network, build_network
 from flower_dfl.protocols import Attack, PeerStrategy
-from flower_dfl.training import ModelState, TorchLearner, resolve_device
+from flower_dfl.training import ModelState, TorchLearner, one_thread, resolve_device
 from flower_dfl.types import LabelledData, NodeId
 
 __all__ = ["Experiment", "build_experiment", "build_rules", "experiment_for"]
@@ -107,8 +107,9 @@ def build_rules(config: RunConfig) -> tuple[PeerStrategy[Any], Attack | None]:
     return strategy, registry.build("attack", config.attack.name, config.attack.params)
 
 
+@one_thread()
 def build_experiment(config: RunConfig) -> Experiment:
-    """Build the parts of a run."""
+    """Build the parts of a run; with one thread, as a user's data and models may depend on the order of sums."""
     network = build_network(config)
     strategy, attack = build_rules(config)
     train_data, test = load(config.data)

@@ -395,8 +395,8 @@ class _RecordFile:
 
     def _lock(self) -> None:
         """Make sure that no other process writes; an engine that was killed may take a moment to end."""
-        held = False
-        with suppress(OSError):  # of a file system that knows no locks
+        held = True
+        with suppress(OSError):  # of a file system that knows no locks: then nobody can tell
             held = lock(self._file, _LOCK_TIMEOUT)
         if not held:
             self._file.close()

@@ -250,8 +250,13 @@ class _Team:
         found: dict[NodeId, RecordDict | Failure] = dict.fromkeys(
             contents, Failure(f"no answer within node-timeout = {limit}")
         )
+        sent = {m.metadata.message_id: by_address[m.metadata.dst_node_id] for m in messages if m.metadata.message_id}
         for reply in replies:
-            node = by_address[reply.metadata.src_node_id]
+            # The SuperLink itself answers for a SuperNode that is gone; where it took no message, to none of ours.
+            about = reply.metadata
+            node = by_address.get(about.src_node_id, sent.get(about.reply_to_message_id))
+            if node is None:
+                continue
             found[node] = Failure(_cause(reply, limit)) if reply.has_error() else reply.content
         return found
 

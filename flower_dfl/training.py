@@ -151,7 +151,9 @@ class TorchLearner:
         with CheapSecondDerivative() if inputs.requires_grad else nullcontext():
             scores = self.module(inputs)
         loss = F.cross_entropy(scores, labels)
-        parts = torch.autograd.grad(loss, parameters, create_graph=inputs.requires_grad)
+        parts = torch.autograd.grad(
+            loss, parameters, create_graph=inputs.requires_grad, allow_unused=True, materialize_grads=True
+        )
         return torch.cat([part.reshape(-1) for part in parts])
 
     def _load(self, vector: Tensor) -> None:

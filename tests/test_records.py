@@ -1,3 +1,4 @@
+import errno
 import json
 import tomllib
 from contextlib import suppress
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flower_dfl import records
 from flower_dfl.conditions import Conditions
 from flower_dfl.config import ComponentConfig, RunConfig, parse
 from flower_dfl.errors import ConfigurationError, ResumeError, StorageError
@@ -577,3 +579,16 @@ def test_a_run_that_is_still_written_is_left_alone(tmp_path, monkeypatch):
             RunWriter(tmp_path, CONFIG, NETWORK, "flower")
 
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_system_that_knows_no_locks_keeps_nobody_from_writing(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(records, "lock", refuse)
+
+    file = records._RecordFile(tmp_path / "rounds.jsonl")
+    file.append([{"round": 1}])
+
+    assert read_lines(tmp_path / "rounds.jsonl") == [{"round": 1}]
+    file.close()

@@ -1,13 +1,23 @@
 """What the ServerApp makes of replies, without a network: the replies are told, the hub is the one of the test."""
 
 import json
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.server.superlink.linkstate.in_memory_linkstate import RunRecord
+from flwr.simulation.run_simulation import NOOP_FEDERATION_ID, Task
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation import NoOpFederationManager
+from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from flower_dfl import codec
 from flower_dfl.checkpoint import load_checkpoint
@@ -355,3 +365,35 @@ def test_a_model_that_is_missing_or_of_another_size_is_its_nodes_failure(monkeyp
     measured = [line["distance_to_mean"] for line in read_lines(tmp_path / "rounds.jsonl") if line["round"] == 3]
     expected = {"stop": [], "skip": [False, True, True, False, False], "restart": [True] * 3 + [False] * 2}
     assert [value is not None for value in measured] == expected[policy]
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["its heartbeat stops", "the message is not taken"])
+def test_a_supernode_that_is_gone_is_its_nodes_failure_though_the_superlink_answers(monkeypatch, taken):
+    factory = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory())
+    state = factory.state()
+    run = Run.create_empty(run_id=7)
+    run.primary_task_id, run.federation_id = 1, NOOP_FEDERATION_ID
+    for name, value in (("_task_id", 1), ("_run_id", 7), ("_node_id", SUPERLINK_NODE_ID)):
+        monkeypatch.setattr(TaskIdentity, name, value)
+    state.run_ids[7], state.task_store[1] = RunRecord(run=run), Task(task_id=1, run_id=7)
+    grid = InMemoryGrid(state_factory=factory)
+    grid.set_run(run)
+    addresses = [state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, bytes([i]) * 32, 30) for i in range(3)]
+    for address in addresses:
+        state.acknowledge_node_heartbeat(node_id=address, heartbeat_interval=30)
+    push = grid.push_messages
+
+    def pushed(messages):
+        ids = push(messages) if taken else [""] * len(messages)
+        state.nodes[addresses[1]].online_until = time.time() - 1
+        return ids
+
+    monkeypatch.setattr(grid, "push_messages", pushed)
+    config = parse({"num-nodes": 3, "num-byzantine": 0, "topology.name": "complete", "attack.name": "none"})
+    team = _Team(grid, config, build_network(config), None)
+    team._addresses = dict(enumerate(addresses))
+
+    found = team._ask({1: RecordDict({STEP: ConfigRecord({"a": 1})})}, MessageType.TRAIN)
+
+    assert isinstance(found[1], Failure)
+    assert ("Node Unavailable" if taken else "no answer") in found[1].cause

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flower_dfl.config import TrainConfig
+from flower_dfl import experiment
+from flower_dfl.config import TrainConfig, parse
+from flower_dfl.data.loading import load
 from flower_dfl.randomness import epoch_order, generator
 from flower_dfl.training import ModelState, TorchLearner, one_thread, resolve_device, train
 from flower_dfl.types import LabelledData
@@ -346,3 +348,34 @@ def test_a_device_is_named_or_found(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto") == torch.device("cuda")
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_parameter_that_the_scores_do_not_depend_on_has_no_slope():
+    module, (inputs, labels) = deep(), batch()
+    module.register_parameter("unused", nn.Parameter(torch.ones(2)))
+    learner = TorchLearner(module, (4,), 3)
+    names = [name for name, _ in module.named_parameters()]
+    sizes = [p.numel() for p in module.parameters()]
+
+    gradient = learner.gradient(parameter_vector(module), inputs.requires_grad_(), labels)
+    (slope,) = torch.autograd.grad(gradient.square().sum(), inputs)
+
+    unused = gradient.split(sizes)[names.index("unused")]
+    assert unused.tolist() == [0, 0]
+    assert gradient.abs().sum() > 0
+    assert slope.abs().sum() > 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_is_built_with_one_thread(monkeypatch, threads):
+    seen = []
+    monkeypatch.setattr(experiment, "load", lambda config: seen.append(torch.get_num_threads()) or load(config))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        experiment.build_experiment(parse({"data.num-train": 100, "data.num-test": 50}))
+        after = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+    assert (seen, after) == ([1], threads)

@@ -156,6 +156,7 @@ def _check_union(components: Components, first: int, last: int) -> None:
 def _check_labels(graph: "nx.Graph[int]", num_nodes: int) -> None:
     # 1.0, True and numpy.int64(1) equal the label 1, but are not what Flower and JSON know as one.
     strange = [label for label in graph if type(label) is not int or not 0 <= label < num_nodes]
+    strange += {label for neighbours in graph.adj.values() for label in neighbours if type(label) is not int}
     missing = [label for label in range(num_nodes) if label not in graph]
     if strange or missing:
         raise TopologyError(

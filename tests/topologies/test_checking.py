@@ -192,3 +192,13 @@ def test_a_schedule_without_rounds_is_refused():
 def test_a_schedule_without_nodes_is_refused():
     with pytest.raises(TopologyError, match=r"^num_nodes must be at least 1, got 0$"):
         check_schedule(lambda t: nx.empty_graph(0), 0, 1, 0)
+
+
+@pytest.mark.parametrize("strange", [2.0, np.int64(2)])
+def test_neighbours_are_python_integers_too(strange):
+    graph = nx.complete_graph(3)
+    graph.add_edge(1, strange)  # is there already, but is called otherwise now
+    graph._adj[1] = {0: {}, strange: {}}
+
+    with pytest.raises(TopologyError, match="missing none, not allowed "):
+        check_graph(graph, 3)
