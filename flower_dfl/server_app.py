@@ -243,21 +243,21 @@ class _Team:
 
     def _ask(self, contents: Mapping[NodeId, RecordDict], kind: str) -> dict[NodeId, "RecordDict | Failure"]:
         """Send one message to each node; what comes back is a reply's content, or why there is none."""
-        by_address = {self._addresses[node]: node for node in contents}
         messages = [Message(content, self._addresses[node], kind) for node, content in contents.items()]
         replies = _send_and_receive(self._grid, messages, self._config.node_timeout + START_TIMEOUT + _GRACE)
         limit = f"{self._config.node_timeout:.0f} s"
         found: dict[NodeId, RecordDict | Failure] = dict.fromkeys(
             contents, Failure(f"no answer within node-timeout = {limit}")
         )
-        sent = {m.metadata.message_id: by_address[m.metadata.dst_node_id] for m in messages if m.metadata.message_id}
-        for reply in replies:
-            # The SuperLink itself answers for a SuperNode that is gone; where it took no message, to none of ours.
-            about = reply.metadata
-            node = by_address.get(about.src_node_id, sent.get(about.reply_to_message_id))
-            if node is None:
-                continue
-            found[node] = Failure(_cause(reply, limit)) if reply.has_error() else reply.content
+        sent = {
+            m.metadata.message_id: node for node, m in zip(contents, messages, strict=True) if m.metadata.message_id
+        }
+        for (
+            reply
+        ) in replies:  # for a SuperNode that is gone the SuperLink answers, and where it took no message, to none
+            node = sent.get(reply.metadata.reply_to_message_id)
+            if node is not None:
+                found[node] = Failure(_cause(reply, limit)) if reply.has_error() else reply.content
         return found
 
 

@@ -76,7 +76,7 @@ def train(
     """Run local epochs of mini-batch SGD from ``state`` and return the half-step.
 
     The steps are those of ``torch.optim.SGD``, called as a function: the class imports torch's compiler, which takes
-    three seconds of a processor in every process, and more than a tenth of a small model's step.
+    three seconds of a processor in every process, and about a tenth of a small model's step.
 
     Args:
         module: Workspace for the forward and backward passes; its values are overwritten.
