@@ -24,8 +24,8 @@ class Alie(Attack):
 
     with mean and standard deviation over the models that are seen: those of the Byzantine nodes (``partial``) or of the
     honest members of the receiver's closed neighbourhood (``full``). ``n`` is the size of that neighbourhood and ``f``
-    the number of Byzantine nodes in it, so ``z`` differs by receiver: :meth:`z_value` reports it. On models that agree
-    the attack is none.
+    the number of Byzantine nodes in it (both in the graph, whoever is away), so ``z`` differs by receiver:
+    :meth:`z_value` reports it. On models that agree the attack is none.
 
     Convention: on small neighbourhoods the formula gives ``z <= 0``, an attack that helps; where the Byzantine nodes
     already are the majority it is infinite. Both are refused, never clamped: set ``z`` there. The standard deviation is

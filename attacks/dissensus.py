@@ -5,7 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flower_dfl.attacks.observation import Weighting, combine, mixing_weights, neighbourhood, weight_of_attackers
+from flower_dfl.attacks.observation import (
+    Weighting,
+    combine,
+    mixing_weights,
+    neighbourhood,
+    senders,
+    weight_of_attackers,
+)
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId
@@ -46,8 +53,8 @@ class Dissensus(Attack):
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the receiver's half-step minus the scaled honest pull ``(d,)``."""
         rows = {u.sender: u.vector for u in neighbourhood(view, receiver, ctx)}
-        weights = mixing_weights(ctx, receiver, self.weights)
-        byzantine = weight_of_attackers(view, weights)
+        weights = mixing_weights(ctx, receiver, self.weights, senders(view))
+        byzantine = weight_of_attackers(ctx, weights)
         if receiver not in rows or byzantine == 0:
             return view.own.vector
         shares = {node: -self.epsilon * weights[node] / byzantine for node in rows if node != receiver}

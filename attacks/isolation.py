@@ -6,7 +6,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from flower_dfl.attacks.observation import Weighting, combine, mixing_weights, neighbourhood, weight_of_attackers
+from flower_dfl.attacks.observation import (
+    Weighting,
+    combine,
+    mixing_weights,
+    neighbourhood,
+    senders,
+    weight_of_attackers,
+)
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId
@@ -45,8 +52,8 @@ class Isolation(Attack):
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the message with which the receiver's weighted mean is the target ``(d,)``."""
         members = {u.sender: u for u in neighbourhood(view, receiver, ctx)}
-        weights = mixing_weights(ctx, receiver, self.weights)
-        byzantine = weight_of_attackers(view, weights)
+        weights = mixing_weights(ctx, receiver, self.weights, senders(view))
+        byzantine = weight_of_attackers(ctx, weights)
         if receiver not in members or byzantine == 0:
             return view.own.vector
         honest = {node: weights[node] for node in members if node != receiver}

@@ -38,13 +38,14 @@ class KrumAttack(Attack):
     :math:`\lambda` is halved until Krum, played through on the seen models and ``c`` copies, adopts one of these
     (:math:`\Gamma_k`: the ``|S| - 2`` nearest others).
 
-    - ``full``: ``S`` are the honest members of the receiver's closed neighbourhood, ``c`` its Byzantine neighbours, and
-      ``o`` is the receiver's start-of-round model.
+    - ``full``: ``S`` are the honest members of the receiver's closed neighbourhood, ``c`` counts its Byzantine
+      neighbours who take part, and ``o`` is the receiver's start-of-round model.
     - ``partial``: ``S`` are the half-steps of all Byzantine nodes, taken for honest ones, ``o`` is the mean of their
       starts, and ``c`` = 1, 2, ... copies are tried until one is adopted.
 
-    Krum is played with the largest budget up to ``c`` that it accepts. If it adopts no copy, the one with the smallest
-    :math:`\lambda` tried is sent: a model close to the origin.
+    Krum is played with the largest budget that it accepts: up to the Byzantine neighbours in the graph, who count for
+    the receiver also while they are away (``full``), or up to ``c`` (``partial``). If it adopts no copy, the one with
+    the smallest :math:`\lambda` tried is sent: a model close to the origin.
 
     Convention: the direction is that of the mean instead of a Krum winner's, and of every coordinate; published code
     masks half of them by mistake. Factor and sum are over distances, not squared ones, as in the authors' code.
@@ -74,16 +75,18 @@ class KrumAttack(Attack):
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the displaced origin ``(d,)``; the own half-step for a receiver without Byzantine neighbours."""
         seen = observe(view, receiver, ctx, self.knowledge_level)
-        byzantine = len(ctx.neighbours[receiver] & ctx.byzantine)
-        if seen is None or byzantine == 0:
+        byzantine = ctx.neighbours[receiver] & ctx.byzantine
+        if seen is None or not byzantine:
             return view.own.vector
         full = self.knowledge_level == "full"
         own = seen.senders.index(receiver) if receiver in seen.senders else None
         game = _Game.on(seen, own)
         factor = 0.0
-        for copies in [byzantine] if full else range(1, len(seen.rows) + 1):
+        sent = sum(u.sender in byzantine for u in view.byzantine)
+        for copies in [sent] if full else range(1, len(seen.rows) + 1):
+            faulty = len(byzantine) if full else copies
             for factor in self._factors(game.largest_factor(copies)):
-                if game.adopts_copy(factor, copies):
+                if game.adopts_copy(factor, copies, faulty):
                     return self._displaced(seen, factor)
         return self._displaced(seen, factor)
 
@@ -137,11 +140,11 @@ class _Game:
         first = float(nearest.sum(dim=1).min()) / max(1, n - copies - 1)
         return (first + math.sqrt(float(self.norms.max()))) / math.sqrt(self.dimension)
 
-    def adopts_copy(self, factor: float, copies: int) -> bool:
-        """Return whether Krum's winner is a copy."""
+    def adopts_copy(self, factor: float, copies: int, faulty: int) -> bool:
+        """Return whether Krum's winner is a copy, where it withstands ``faulty`` or as many as it can."""
         seen = len(self.distances)
         n = seen + copies
-        budget = max(0, min(copies, (n - 3) // 2))
+        budget = max(0, min(faulty, (n - 3) // 2))
         to_copy = (self.norms + 2 * factor * self.along + factor**2 * self.length).clamp(min=0).sqrt()  # (n - copies,)
         distances = torch.zeros(n, n, dtype=torch.float64)
         distances[:seen, :seen] = self.distances

@@ -31,6 +31,7 @@ __all__ = [
     "mixing_weights",
     "neighbourhood",
     "observe",
+    "senders",
     "update_columns",
     "weight_of_attackers",
 ]
@@ -113,21 +114,29 @@ def observe(view: AttackView, receiver: NodeId, ctx: AttackContext, level: str) 
     )
 
 
-def mixing_weights(ctx: AttackContext, receiver: NodeId, weighting: Weighting) -> dict[NodeId, float]:
-    """Return the gossip weight of each of the receiver's neighbours, in ascending order.
+def senders(view: AttackView) -> frozenset[NodeId]:
+    """Return who sends a model that counts: attackers and honest nodes who take part, but for the diverged honest."""
+    return frozenset(u.sender for u in view.byzantine) | {u.sender for u in view.honest if all_finite(u.vector)}
 
-    ``metropolis`` is 1 / (1 + the larger of both degrees), ``uniform`` one over the size of the closed neighbourhood.
+
+def mixing_weights(
+    ctx: AttackContext, receiver: NodeId, weighting: Weighting, present: Container[NodeId]
+) -> dict[NodeId, float]:
+    """Return the gossip weight of each neighbour that the receiver hears from, in ascending order.
+
+    ``metropolis`` is 1 / (1 + the larger of both degrees in the graph): what is left is the receiver's own. ``uniform``
+    is one over the number of models that the receiver has, its own included.
     """
     around = ctx.neighbours[receiver]
+    heard = [j for j in sorted(around) if j in present]
     if weighting == "uniform":
-        return dict.fromkeys(sorted(around), 1 / (1 + len(around)))
-    return {j: 1 / (1 + max(len(around), len(ctx.neighbours[j]))) for j in sorted(around)}
+        return dict.fromkeys(heard, 1 / (1 + len(heard)))
+    return {j: 1 / (1 + max(len(around), len(ctx.neighbours[j]))) for j in heard}
 
 
-def weight_of_attackers(view: AttackView, weights: Mapping[NodeId, float]) -> float:
-    """Return how much of these weights is given to attackers who take part in the round: the others send nothing."""
-    present = {update.sender for update in view.byzantine}
-    return sum(weight for node, weight in weights.items() if node in present)
+def weight_of_attackers(ctx: AttackContext, weights: Mapping[NodeId, float]) -> float:
+    """Return how much of these weights is given to attackers."""
+    return sum(weight for node, weight in weights.items() if node in ctx.byzantine)
 
 
 def columns(size: int) -> Iterator[slice]:

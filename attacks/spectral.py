@@ -1,13 +1,14 @@
 """Spectral heterogeneity: keeps alive the disagreement that gossip removes most slowly."""
 
 import functools
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from flower_dfl.attacks.observation import Weighting, combine, mixing_weights, weight_of_attackers
+from flower_dfl.attacks.observation import Weighting, combine, mixing_weights, senders, weight_of_attackers
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, NodeId
@@ -62,18 +63,19 @@ class Spectral(Attack):
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the receiver's half-step, pushed along the Fiedler vector ``(d,)``."""
         rows = {u.sender: u.vector for u in view.honest if all_finite(u.vector)}
-        weights = mixing_weights(ctx, receiver, self.weights)
-        byzantine = weight_of_attackers(view, weights)
+        present = senders(view)
+        weights = mixing_weights(ctx, receiver, self.weights, present)
+        byzantine = weight_of_attackers(ctx, weights)
         if receiver not in rows or byzantine == 0 or len(rows) == 1:
             return view.own.vector
         nodes = sorted(rows)
-        push = _fiedler_operator(len(nodes), self._edges(nodes, ctx))[nodes.index(receiver)]  # (h,)
+        push = _fiedler_operator(len(nodes), self._edges(nodes, present, ctx))[nodes.index(receiver)]  # (h,)
         shares = [float(node == receiver) + self.epsilon * c / byzantine for node, c in zip(nodes, push, strict=True)]
         return combine([rows[node] for node in nodes], shares)
 
-    def _edges(self, nodes: list[NodeId], ctx: AttackContext) -> Edges:
+    def _edges(self, nodes: list[NodeId], present: Container[NodeId], ctx: AttackContext) -> Edges:
         position = {node: index for index, node in enumerate(nodes)}
-        weights = {node: mixing_weights(ctx, node, self.weights) for node in nodes}
+        weights = {node: mixing_weights(ctx, node, self.weights, present) for node in nodes}
         return tuple(
             (position[i], position[j], (weights[i][j] + weights[j][i]) / 2)
             for i in nodes

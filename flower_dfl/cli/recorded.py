@@ -11,7 +11,7 @@ from flower_dfl.checkpoint import check_code, load_checkpoint, recorded_config, 
 from flower_dfl.cli.display import Display
 from flower_dfl.cli.failure import logged
 from flower_dfl.code_version import code_version
-from flower_dfl.engines.flower import run_flower
+from flower_dfl.engines.flower import find_cluster, run_flower
 from flower_dfl.engines.local import run_local
 from flower_dfl.errors import DflError, ResumeError
 from flower_dfl.replay import recorded_rounds, replay
@@ -43,6 +43,8 @@ def resume(
     checkpoint = load_checkpoint(folder, config)
     closed = 0 if checkpoint is None else checkpoint.round
     chosen = engine or ("local" if environment["engine"] == "local" else "flower")
+    if chosen == "flower" and ray_address != "local":
+        console.print(find_cluster(ray_address), soft_wrap=True, highlight=False)
     console.print(f"run folder: {folder}, going on after round {closed}", soft_wrap=True, highlight=False)
     with logged(folder), Display(config, chosen, console) as display:
         if chosen == "local":

@@ -42,6 +42,8 @@ _POLL = 0.2
 _SILENCE = 20.0
 """Seconds without a new round after which Flower is asked what has become of the run, and between two times."""
 _CONNECT_TIMEOUT = 5.0
+_NO_PROXY = ("no_proxy", "NO_PROXY")
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def run_flower(
@@ -78,19 +80,19 @@ def run_flower(
     most_workers = min(config.num_nodes, workers_allowed(os.environ) or config.num_nodes)
     if (folder / "summary.json").exists():
         reopen(folder, checkpoint_round(folder, config))
-    with tempfile.TemporaryDirectory(prefix="flower-dfl-", ignore_cleanup_errors=True) as scratch:
-        workplace = Path(scratch)
-        _write_app(workplace / "app", config)
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="flower-dfl-", ignore_cleanup_errors=True) as scratch:
+            workplace = Path(scratch)
+            _write_app(workplace / "app", config)
             with private_superlink(workplace, folder, ray_address, most_workers) as (environment, process):
                 run_id = _submit(workplace, environment, config, cpus_per_node, gpus_per_node)
                 _watch(folder, process, lambda: _status(workplace, environment, run_id), on_round)
-        except KeyboardInterrupt:
-            end_unfinished(folder, "interrupted", "KeyboardInterrupt")
-            raise
-        except Exception as error:
-            end_unfinished(folder, "failed", f"{type(error).__name__}: {error}")
-            raise
+    except KeyboardInterrupt:
+        end_unfinished(folder, "interrupted", "KeyboardInterrupt")
+        raise
+    except Exception as error:
+        end_unfinished(folder, "failed", f"{type(error).__name__}: {error}")
+        raise
 
 
 def _write_app(app: Path, config: RunConfig) -> None:
@@ -198,11 +200,14 @@ def _environment(
     given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     modules = os.pathsep.join([str(Path.cwd()), *(str(Path(entry).absolute()) for entry in given)])
     data = os.environ.get("FLOWER_DFL_DATA")
+    direct = [entry for entry in map(os.environ.get, _NO_PROXY) if entry]
     return {
         **os.environ,
         **({"FLOWER_DFL_DATA": str(Path(data).expanduser().absolute())} if data else {}),
         # Ray joins any cluster on the machine if it is not told
         "RAY_ADDRESS": ray_address or os.environ.get("RAY_ADDRESS") or "local",
+        # gRPC would ask a proxy for this machine
+        **dict.fromkeys(_NO_PROXY, "*" if "*" in direct else ",".join([*direct, "127.0.0.1", "localhost"])),
         "PATH": path,
         "PYTHONPATH": modules,
         "FLWR_HOME": str(home),
@@ -232,7 +237,7 @@ def _is_healthy(port: int, process: psutil.Process) -> bool:
     deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+            with _DIRECTLY.open(f"http://127.0.0.1:{port}/health", timeout=1):
                 return True
         except (urllib.error.URLError, OSError):
             time.sleep(_POLL)

@@ -85,6 +85,24 @@ def test_an_attacker_that_is_away_is_not_counted_on(attack, mean):
     assert 1 / 2 + 3 / 4 + sent / 4 == pytest.approx(mean)
 
 
+@pytest.mark.parametrize(
+    ("attack", "mean"),
+    [(Isolation("zero", "uniform"), 0.0), (Isolation(weights="uniform"), 1.0), (Dissensus(weights="uniform"), 1.0)],
+)
+def test_a_plain_mean_is_over_those_who_are_there(attack, mean):
+    # The same nodes, 3 away: the receiver's plain mean is (1 + 3 + m) / 3
+    receiver, honest, there = (
+        Update(node, 1, torch.tensor([value]), torch.zeros(1)) for node, value in ((0, 1.0), (1, 3.0), (2, 9.0))
+    )
+    around = {node: frozenset(range(4)) - {node} for node in range(4)}
+    context = AttackContext(2, 1, 9, frozenset({2, 3}), around, lr=0.1, seed=0)
+    sent = attack.craft(AttackView(there, (there,), (), (receiver, honest)), 0, context)
+
+    mixed = aggregate(Average(), receiver.vector, torch.stack([honest.vector, sent]))
+
+    assert mixed.vector.item() == pytest.approx(mean, abs=1e-6)
+
+
 @settings(max_examples=25, deadline=None)
 @given(attacked_graphs(), st.sampled_from([Dissensus(), Isolation()]))
 def test_every_receiver_of_metropolis_averaging_stays_at_its_own_model(case, attack):

@@ -7,6 +7,7 @@ from flower_dfl.attacks.krum_attack import KrumAttack
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.strategies.krum import Krum
 from flower_dfl.testing import aggregate, craft
+from flower_dfl.types import AttackContext, AttackView, Update
 
 
 def column(*values):
@@ -40,6 +41,25 @@ def test_krum_adopts_the_message_and_goes_backwards(f, more, seed):
 
     assert sum(weight for node, weight in result.weights.items() if node >= len(honest)) == 1
     assert torch.dot(result.vector - base, honest.mean(dim=0) - base) < 0
+
+
+# Six honest models, three attackers of which some are away. Krum withstands three where it can: of eight models two.
+# Counting on those who are away, the attack would go further than the copies that are there carry.
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 2), st.integers(0, 10**6))
+def test_attackers_who_are_away_are_no_copies_but_count_for_the_budget(away, seed):
+    draw = torch.Generator().manual_seed(seed)
+    honest = 0.02 + 0.1 * torch.randn(6, 40, generator=draw)
+    updates = [Update(node, 1, vector, torch.zeros(40)) for node, vector in enumerate([*honest, *honest[:3]])]
+    around = {node: frozenset(range(9)) - {node} for node in range(9)}
+    context = AttackContext(6, 1, 9, frozenset({6, 7, 8}), around, lr=0.1, seed=0)
+    there = tuple(updates[6 : 9 - away])
+
+    sent = KrumAttack().craft(AttackView(there[0], there, (), tuple(updates[:6])), 0, context)
+    received = torch.cat([honest[1:], sent.expand(len(there), -1)])
+    result = aggregate(Krum(), honest[0], received, f=min(3, (len(received) + 1 - 3) // 2))
+
+    assert sum(weight for node, weight in result.weights.items() if node >= 6) == 1
 
 
 def test_one_attacker_among_five_is_adopted_only_near_the_others():

@@ -1,7 +1,17 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from flower_dfl.attacks.observation import columns, combine, craft_columns, mixing_weights, observe, update_columns
+from flower_dfl.attacks.observation import (
+    columns,
+    combine,
+    craft_columns,
+    mixing_weights,
+    observe,
+    senders,
+    update_columns,
+)
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.types import AttackContext, AttackView, Update
 
@@ -58,9 +68,24 @@ def test_a_missing_start_is_refused():
 
 def test_gossip_weights_are_those_of_the_receiver():
     # degrees: 0 has 3, 1 has 2, 2 has 1, 3 and 4 have 2
-    assert mixing_weights(CONTEXT, 0, "metropolis") == {1: 1 / 4, 3: 1 / 4, 4: 1 / 4}
-    assert mixing_weights(CONTEXT, 1, "metropolis") == {0: 1 / 4, 2: 1 / 3}
-    assert mixing_weights(CONTEXT, 1, "uniform") == {0: 1 / 3, 2: 1 / 3}
+    everybody = senders(view())
+    assert mixing_weights(CONTEXT, 0, "metropolis", everybody) == {1: 1 / 4, 3: 1 / 4, 4: 1 / 4}
+    assert mixing_weights(CONTEXT, 1, "metropolis", everybody) == {0: 1 / 4, 2: 1 / 3}
+    assert mixing_weights(CONTEXT, 1, "uniform", everybody) == {0: 1 / 3, 2: 1 / 3}
+
+
+def test_who_is_away_or_has_diverged_has_no_weight():
+    # 4 is away, 1 has diverged: 0 hears from 3 alone, and its plain mean is over two models
+    everybody = view(half_steps=(1, float("nan"), 3, 4, 5))
+    present = senders(replace(everybody, byzantine=everybody.byzantine[:1]))
+
+    assert present == {0, 2, 3}
+    assert mixing_weights(CONTEXT, 0, "metropolis", present) == {3: 1 / 4}
+    assert mixing_weights(CONTEXT, 0, "uniform", present) == {3: 1 / 2}
+
+
+def test_an_attacker_who_has_diverged_still_sends():
+    assert senders(view(half_steps=(1, 2, 3, float("inf"), 5))) == {0, 1, 2, 3, 4}
 
 
 def test_columns_cover_every_size_once():

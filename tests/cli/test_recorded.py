@@ -111,6 +111,16 @@ def test_resuming_a_completed_run_says_that_it_is_and_changes_nothing(command, w
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
+def test_a_cluster_that_is_not_there_is_said_before_anything_is_touched(command, cut):
+    before = {path: path.stat().st_mtime_ns for path in cut.rglob("*")}
+
+    code, output, errors = command("resume", cut, "--engine", "flower", "--ray-address", "127.0.0.1:1")
+
+    assert (code, output) == (1, "")
+    assert errors.startswith("failed: no Ray cluster answers at 127.0.0.1:1")
+    assert {path: path.stat().st_mtime_ns for path in cut.rglob("*")} == before
+
+
 @pytest.mark.parametrize("name", ["resume", "verify"])
 def test_a_folder_that_holds_no_run_is_refused(command, tmp_path, name):
     for folder in (tmp_path, tmp_path / "nowhere"):

@@ -3,7 +3,9 @@
 import json
 import os
 import socket
+import threading
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
@@ -19,6 +21,14 @@ def listener():
     """A port of this machine at which somebody listens who never says anything."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Says that all is well."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
 
 
 @pytest.mark.parametrize("address", ["", "auto", "127.0.0.1", ":6379", "host:", "host:port", "ray://host:10001"])
@@ -146,6 +156,52 @@ def test_flowers_processes_start_elsewhere_but_find_what_relative_paths_named(tm
 
     assert told["PYTHONPATH"].split(os.pathsep) == [str(tmp_path), str(tmp_path / "src"), "/else/where"]
     assert told["FLOWER_DFL_DATA"] == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        ({}, "127.0.0.1,localhost"),
+        ({"no_proxy": "a.org", "NO_PROXY": "b.org"}, "a.org,b.org,127.0.0.1,localhost"),
+        ({"NO_PROXY": "*"}, "*"),
+    ],
+)
+def test_no_proxy_is_asked_for_this_machine(tmp_path, monkeypatch, before, told):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+
+    environment = flower._environment(tmp_path / "home", tmp_path / "run", None)
+
+    assert (environment["no_proxy"], environment["NO_PROXY"]) == (told, told)
+
+
+def test_a_superlink_is_found_where_a_proxy_is_set(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setattr(flower, "_START_TIMEOUT", 5.0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = flower._is_healthy(server.server_port, psutil.Process())
+        server.shutdown()
+
+    assert found
+
+
+def test_a_full_disk_for_the_launchers_own_files_is_how_the_run_ended(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(flower, "_write_app", full)
+    write_summary(tmp_path, "running", None)
+
+    with pytest.raises(OSError, match="No space left"):
+        run_flower(RunConfig(), tmp_path)
+
+    found = json.loads(tmp_path.joinpath("summary.json").read_text())
+    assert (found["status"], found["error"]) == ("failed", "OSError: [Errno 28] No space left on device")
 
 
 def test_a_flower_that_does_not_answer_in_time_is_no_traceback(tmp_path, monkeypatch):
