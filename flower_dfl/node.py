@@ -77,6 +77,9 @@ class NodeFacts:
         values = _read_json(text)
         facts = cls(**values | {"label_counts": tuple(values["label_counts"])})
         _check_types(facts)
+        counts = (facts.num_examples, *facts.label_counts)
+        if not all(type(count) is int and 0 <= count < _LARGEST for count in counts):
+            raise ValueError(f"numbers of samples must be whole and not negative, got {counts}")
         return facts
 
 

@@ -205,10 +205,12 @@ class RunWriter:
         status = "completed"
         if kind is not None:
             status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
-        for file in self._files.values():
-            file.close()
-        with suppress(StorageError) if error is not None else nullcontext():  # the first error is the cause
-            self._summarise(status, None if error is None else f"{type(error).__name__}: {error}")
+        try:
+            with suppress(StorageError) if error is not None else nullcontext():  # the first error is the cause
+                self._summarise(status, None if error is None else f"{type(error).__name__}: {error}")
+        finally:  # what frees the folder for another writer comes last
+            for file in self._files.values():
+                file.close()
 
     def mark(self) -> dict[str, Any]:
         """Return where the records are, as JSON values: what :meth:`rewind` needs to come back to this point."""

@@ -104,13 +104,14 @@ class _Team:
         addresses = _wait_for_nodes(self._grid, self._config.num_nodes)
         self._addresses = dict(enumerate(addresses))  # provisional: addresses are in no order
         hello = RecordDict({STEP: ConfigRecord({"code-version": code_version()})})
-        replies = self._ask(dict.fromkeys(self._addresses, hello), MessageType.QUERY)
+        replies = self._greet(hello)
         facts = {}
         for place, reply in sorted(replies.items()):
             if isinstance(reply, Failure):
                 raise NodeFailedError(f"SuperNode {addresses[place]} failed in the handshake: {reply.cause}")
             if failure := reply.config_records.get(FAILURE):
-                raise NodeFailedError(f"node {failure['node']!r} failed in the handshake: {failure['error']!s}")
+                who, cause = failure.get("node", f"at SuperNode {addresses[place]}"), _cause_of(failure)
+                raise NodeFailedError(f"node {who!s} failed in the handshake: {cause}")
             try:
                 facts[place] = NodeFacts.from_json(_text(reply, FACTS))
             except (ValueError, TypeError, KeyError) as error:
@@ -123,6 +124,18 @@ class _Team:
                 f"expected partition-ids 0..{self._config.num_nodes - 1}, got {sorted(self._addresses)}"
             )
         return list(facts.values())
+
+    def _greet(self, hello: RecordDict) -> dict[NodeId, "RecordDict | Failure"]:
+        """Greet all nodes; those whose worker dies are greeted again, as nothing has happened yet."""
+        replies: dict[NodeId, RecordDict | Failure] = {}
+        open_nodes = list(self._addresses)
+        for _ in range(_DELIVERIES):
+            replies |= self._ask(dict.fromkeys(open_nodes, hello), MessageType.QUERY)
+            open_nodes = [node for node in open_nodes if _is_answer_of_the_dead(replies[node])]
+            if not open_nodes:
+                break
+            time.sleep(_REDELIVERY_PAUSE)
+        return replies
 
     def restore(self, checkpoint: Checkpoint | None) -> None:
         """Open a new hub, and put the nodes where a checkpoint left them."""
@@ -217,8 +230,8 @@ class _Team:
         if isinstance(reply, Failure):
             return self._without_reply(wave, node, message, reply)
         if failure := reply.config_records.get(FAILURE):
-            cause, is_lost = str(failure.get("error", "it did not say why")), bool(failure.get("lost", False))
-            return self._without_reply(wave, node, message, Failure(cause, is_lost))
+            failed = Failure(_cause_of(failure), bool(failure.get("lost", False)))
+            return self._without_reply(wave, node, message, failed)
         try:
             report = _report(node, message, reply)
             if isinstance(self._hub, Relay):
@@ -238,33 +251,39 @@ class _Team:
         except TransportError:  # then the next step will fail for that
             return failure
         if progress is None:
-            return _NOT_BEGUN if failure.cause.startswith(_WORKER_DIED) else failure
+            return _NOT_BEGUN if _is_answer_of_the_dead(failure) else failure
         return _stored_report(progress) if progress.startswith("committed:") else failure
 
     def _ask(self, contents: Mapping[NodeId, RecordDict], kind: str) -> dict[NodeId, "RecordDict | Failure"]:
         """Send one message to each node; what comes back is a reply's content, or why there is none."""
         messages = [Message(content, self._addresses[node], kind) for node, content in contents.items()]
-        replies = _send_and_receive(self._grid, messages, self._config.node_timeout + START_TIMEOUT + _GRACE)
-        limit = f"{self._config.node_timeout:.0f} s"
-        found: dict[NodeId, RecordDict | Failure] = dict.fromkeys(
-            contents, Failure(f"no answer within node-timeout = {limit}")
-        )
-        sent = {
-            m.metadata.message_id: node for node, m in zip(contents, messages, strict=True) if m.metadata.message_id
-        }
-        for (
-            reply
-        ) in replies:  # for a SuperNode that is gone the SuperLink answers, and where it took no message, to none
+        limit = self._config.node_timeout
+        patience = limit + START_TIMEOUT + _GRACE
+        taken, replies = _send_and_receive(self._grid, messages, patience)
+        sent = {message.metadata.message_id: node for node, message in zip(contents, messages, strict=True)}
+        silent = Failure(f"no answer for {patience:.0f} s, node-timeout = {limit:.0f} s and a worker's start")
+        gone = Failure("the SuperLink took no message to it: its SuperNode is gone, or the message is too large")
+        found: dict[NodeId, RecordDict | Failure] = dict.fromkeys(contents, gone)
+        found |= {node: silent for identity, node in sent.items() if identity in taken}
+        for reply in replies:  # for a SuperNode that goes away meanwhile the SuperLink answers in its place
             node = sent.get(reply.metadata.reply_to_message_id)
             if node is not None:
                 found[node] = Failure(_cause(reply, limit)) if reply.has_error() else reply.content
         return found
 
 
-def _cause(reply: Message, limit: str) -> str:
+def _is_answer_of_the_dead(answer: "RecordDict | Failure") -> bool:
+    return isinstance(answer, Failure) and answer.cause.startswith(_WORKER_DIED)
+
+
+def _cause_of(failure: ConfigRecord) -> str:
+    return str(failure.get("error", "it did not say why"))
+
+
+def _cause(reply: Message, limit: float) -> str:
     reason = str(reply.error.reason)
     if "ActorDiedError" in reason or "ActorUnavailableError" in reason:
-        return f"{_WORKER_DIED}: ended after node-timeout = {limit}, out of memory, killed, or crashed"
+        return f"{_WORKER_DIED}: ended after node-timeout = {limit:.0f} s, out of memory, killed, or crashed"
     return f"the engine reports {reason}"
 
 
@@ -295,16 +314,23 @@ def _wait_for_nodes(grid: Grid, expected: int) -> list[int]:
     )
 
 
-def _send_and_receive(grid: Grid, messages: list[Message], patience: float) -> list[Message]:
-    """Send messages and wait for the replies; give the open ones up when none has come for ``patience`` seconds."""
+def _send_and_receive(grid: Grid, messages: list[Message], patience: float) -> tuple[set[str], list[Message]]:
+    """Send messages and wait for the replies; give the open ones up when none has come for ``patience`` seconds.
+
+    Returns:
+        Identities of the messages that were taken, and the replies.
+    """
     unsent = messages[::-1]
+    taken: set[str] = set()
     open_ids: set[str] = set()
     replies: list[Message] = []
     last = time.monotonic()
     while unsent or open_ids:
         if unsent and len(open_ids) <= _MOST_OPEN // 2:
             count = min(len(unsent), _MOST_OPEN - len(open_ids))
-            open_ids |= set(grid.push_messages([unsent.pop() for _ in range(count)]))
+            pushed = set(filter(None, grid.push_messages([unsent.pop() for _ in range(count)])))
+            taken |= pushed
+            open_ids |= pushed
         asked = time.monotonic()
         arrived = list(grid.pull_messages(open_ids))
         if arrived:
@@ -316,7 +342,7 @@ def _send_and_receive(grid: Grid, messages: list[Message], patience: float) -> l
             open_ids = set()
         if open_ids:  # asking takes longer the more messages are open; it must not keep the workers from theirs
             time.sleep(max(_POLL, _IDLE_SHARE * (time.monotonic() - asked)))
-    return replies
+    return taken, replies
 
 
 def _stored_report(progress: str) -> Report | None:

@@ -305,6 +305,25 @@ def test_how_a_run_ended_is_recorded_and_its_error_goes_on(tmp_path, error, stat
     assert len(read_lines(tmp_path / "rounds.jsonl")) == 4
 
 
+def test_a_folder_is_another_writers_only_when_it_says_how_its_run_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_LOCK_TIMEOUT", 0.0)
+    writer = RunWriter(tmp_path, CONFIG, NETWORK, "local")
+    found = []
+
+    def write_late(path, value):
+        with pytest.raises(ResumeError, match="another process still writes"):
+            RunWriter(tmp_path, CONFIG, NETWORK, "local")
+        found.append((path.name, value["status"]))
+
+    monkeypatch.setattr(records, "write_json", write_late)
+    writer.__exit__(None, None, None)
+    monkeypatch.undo()
+
+    assert found == [("summary.json", "completed")]
+    with RunWriter(tmp_path, CONFIG, NETWORK, "local"):
+        pass
+
+
 def test_lines_are_on_disk_as_soon_as_their_round_ends(tmp_path):
     with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
         writer.round(round_of_reports(), {})

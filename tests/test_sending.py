@@ -34,9 +34,10 @@ def answered(replies):
 def test_every_message_is_sent_in_order_and_answered_once():
     grid, messages = Grid(at_once=50), [f"message-{place}" for place in range(3 * _MOST_OPEN)]
 
-    replies = _send_and_receive(grid, messages, patience=60.0)
+    taken, replies = _send_and_receive(grid, messages, patience=60.0)
 
     assert grid.pushed == messages
+    assert taken == set(messages)
     assert sorted(answered(replies)) == sorted(messages)
 
 
@@ -51,15 +52,27 @@ def test_no_more_messages_are_open_at_once_than_the_engine_can_search():
 def test_silent_nodes_end_the_wait_and_the_answers_of_the_others_are_kept():
     grid = Grid(at_once=1, silent=("b",))
 
-    replies = _send_and_receive(grid, ["a", "b", "c"], patience=0.2)
+    taken, replies = _send_and_receive(grid, ["a", "b", "c"], patience=0.2)
 
+    assert taken == {"a", "b", "c"}
     assert answered(replies) == ["a", "c"]
+
+
+def test_messages_that_are_not_taken_are_not_waited_for():
+    grid = Grid(at_once=1)
+    push = grid.push_messages
+    grid.push_messages = lambda messages: [message if message == "b" else "" for message in push(messages)]
+
+    taken, replies = _send_and_receive(grid, ["a", "b", "c"], patience=3600.0)
+
+    assert taken == {"b"}
+    assert answered(replies) == ["b"]
 
 
 def test_where_many_nodes_are_silent_the_others_still_get_their_messages():
     messages = [f"message-{place}" for place in range(2 * _MOST_OPEN)]
     grid = Grid(at_once=50, silent=messages[:_MOST_OPEN])
 
-    replies = _send_and_receive(grid, messages, patience=0.1)
+    _, replies = _send_and_receive(grid, messages, patience=0.1)
 
     assert sorted(answered(replies)) == sorted(messages[_MOST_OPEN:])

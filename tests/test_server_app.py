@@ -27,7 +27,7 @@ from flower_dfl.engines.local import run_local
 from flower_dfl.errors import LostError, NodeFailedError, TransportError
 from flower_dfl.experiment import build_rules
 from flower_dfl.network import build_network
-from flower_dfl.node import Report
+from flower_dfl.node import NodeFacts, Report
 from flower_dfl.records import RunWriter, read_lines
 from flower_dfl.rounds import Failure, play_rounds
 from flower_dfl.server_app import _WORKER_DIED, _Team
@@ -38,7 +38,7 @@ from flower_dfl.wire import DIGESTS, FACTS, FAILURE, REPORT, STEP
 
 BASE = {"num-nodes": 4, "num-byzantine": 1, "topology.name": "complete", "attack.name": "alie"}
 DIED = Failure(f"{_WORKER_DIED}: killed")
-SILENT = Failure("no answer within node-timeout = 600 s")
+SILENT = Failure("no answer for 930 s")
 ATTACKER = 3
 
 
@@ -182,9 +182,18 @@ def test_a_handshake_without_facts_is_an_error_of_the_engine(monkeypatch):
             (RecordDict({FACTS: ConfigRecord({"json": text})}), "sent data facts that cannot be read: ")
             for text in ("[" * 200_000, "[]", '{"node": "a", "num_examples": 1, "label_counts": []}')
         ),
+        *(
+            (
+                RecordDict(
+                    {FACTS: ConfigRecord({"json": f'{{"node": 0, "num_examples": {size}, "label_counts": {of}}}'})}
+                ),
+                "sent data facts that cannot be read: numbers of samples must be whole and not negative",
+            )
+            for size, of in ((3, '["a"]'), (3, "[NaN]"), (3, "[-1]"), (-3, "[3]"), (3, "[1.5]"), (3, "[true]"))
+        ),
         (Failure("it was late"), "failed in the handshake: it was late"),
     ],
-    ids=["deep", "a list", "other types", "no reply"],
+    ids=["deep", "a list", "other types", "text", "nan", "negative", "negative size", "float", "bool", "no reply"],
 )
 def test_who_fails_before_its_number_is_known_is_named_by_flowers_identity(monkeypatch, reply, error):
     monkeypatch.setattr(
@@ -196,6 +205,47 @@ def test_who_fails_before_its_number_is_known_is_named_by_flowers_identity(monke
 
     with pytest.raises(NodeFailedError, match=f"^SuperNode 70 {error}"):
         team.shake_hands()
+
+
+def test_a_failure_that_names_no_node_is_named_by_flowers_identity(monkeypatch):
+    monkeypatch.setattr("flower_dfl.server_app._wait_for_nodes", lambda grid, expected: list(range(70, 70 + expected)))
+    config = parse(BASE)
+    team = _Team(None, config, build_network(config), None)
+    team._ask = lambda contents, kind: dict.fromkeys(contents, RecordDict({FAILURE: ConfigRecord({"x": 1})}))
+
+    with pytest.raises(NodeFailedError, match=r"^node at SuperNode 70 failed in the handshake: it did not say why$"):
+        team.shake_hands()
+
+
+def greeted(monkeypatch, deaths):
+    """Shake hands with four nodes of which node 2 loses its worker so many times; return facts and who was greeted."""
+    monkeypatch.setattr("flower_dfl.server_app._wait_for_nodes", lambda grid, expected: list(range(expected)))
+    config = parse(BASE)
+    team = _Team(None, config, build_network(config), None)
+    asked = []
+
+    def ask(contents, kind):
+        asked.append(list(contents))
+        facts = {n: RecordDict({FACTS: ConfigRecord({"json": NodeFacts(n, 1, (1,)).to_json()})}) for n in contents}
+        return facts | ({2: DIED} if len(asked) <= deaths else {})
+
+    team._ask = ask
+    return asked, team.shake_hands
+
+
+def test_who_loses_its_worker_in_the_handshake_is_greeted_again(monkeypatch):
+    asked, shake_hands = greeted(monkeypatch, deaths=2)
+
+    assert [facts.node for facts in shake_hands()] == [0, 1, 2, 3]
+    assert asked == [[0, 1, 2, 3], [2], [2]]
+
+
+def test_who_always_loses_its_worker_in_the_handshake_has_failed(monkeypatch):
+    asked, shake_hands = greeted(monkeypatch, deaths=1000)
+
+    with pytest.raises(NodeFailedError, match=r"^SuperNode 2 failed in the handshake: its worker process died"):
+        shake_hands()
+    assert len(asked) == 10
 
 
 class Nodes:
@@ -396,4 +446,4 @@ def test_a_supernode_that_is_gone_is_its_nodes_failure_though_the_superlink_answ
     found = team._ask({1: RecordDict({STEP: ConfigRecord({"a": 1})})}, MessageType.TRAIN)
 
     assert isinstance(found[1], Failure)
-    assert ("Node Unavailable" if taken else "no answer") in found[1].cause
+    assert ("Node Unavailable" if taken else "the SuperLink took no message to it") in found[1].cause

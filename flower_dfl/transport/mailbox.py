@@ -30,6 +30,7 @@ from flower_dfl.metrics import distances_to_mean
 from flower_dfl.transport.base import Memory, distinct, update_from_tree, update_to_tree
 from flower_dfl.transport.slots import Parcel, Slots
 from flower_dfl.types import NodeId, Update
+from flower_dfl.wire import START_TIMEOUT
 
 __all__ = ["Mailbox", "MailboxTransport", "is_ray_running"]
 
@@ -51,7 +52,7 @@ class Mailbox:
     """The server's end: makes the actor, reads and restores what it holds, and ends it.
 
     Args:
-        timeout: Bound of every wait, in seconds.
+        timeout: Bound of every wait, in seconds; beside it, the actor's process may take its time to start.
         rounds_kept: Rounds whose letters can still arrive during the next one: 2 with late messages, else 1.
     """
 
@@ -61,7 +62,7 @@ class Mailbox:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"name": self.name, "namespace": _NAMESPACE, "num_cpus": 0, "scheduling_strategy": here}
         self._actor = ray.remote(Slots).options(**options).remote(rounds_kept)
-        _get(self._actor.ready.remote(), timeout)
+        _get(self._actor.ready.remote(), timeout + START_TIMEOUT)
 
     def progress(self, node: NodeId, message: int) -> str | None:
         """Return ``"committed:"`` and the report of a step that is done, ``"begun"``, or None."""
