@@ -80,10 +80,10 @@ class AlieBackdoor(Attack):
             )
         if self.sampling not in get_args(Sampling):
             raise ConfigurationError(f'sampling must be "shuffle" or "class-balanced", got {self.sampling!r}')
-        if not self.alpha >= 0:
-            raise ConfigurationError(f"alpha must not be negative, got {self.alpha}")
-        if self.lr != "auto" and not self.lr > 0:
-            raise ConfigurationError(f'lr must be "auto" or positive, got {self.lr}')
+        if not 0 <= self.alpha < float("inf"):
+            raise ConfigurationError(f"alpha must not be negative, and finite, got {self.alpha}")
+        if self.lr != "auto" and not 0 < self.lr < float("inf"):
+            raise ConfigurationError(f'lr must be "auto" or positive and finite, got {self.lr}')
         check_share(self.poison_share)
         _ = self.trigger  # checks the remaining parameters
 

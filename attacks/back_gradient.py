@@ -69,8 +69,8 @@ class BackGradient(Attack):
     def __post_init__(self) -> None:
         check_share(self.share, "share")
         check_gamma(self.gamma)
-        if self.lr != "auto" and not self.lr > 0:
-            raise ConfigurationError(f'lr must be "auto" or positive, got {self.lr}')
+        if self.lr != "auto" and not 0 < self.lr < float("inf"):
+            raise ConfigurationError(f'lr must be "auto" or positive and finite, got {self.lr}')
         if min(self.steps, self.samples) < 1 or self.outer_steps < 0:
             raise ConfigurationError(
                 "steps and samples must be at least 1 and outer_steps not negative, "

@@ -36,8 +36,8 @@ class SameValue(Attack):
     space: Literal["model", "update"] = "model"
 
     def __post_init__(self) -> None:
-        if not abs(self.value) < float("inf"):
-            raise ConfigurationError(f"value must be finite, got {self.value}")
+        if not abs(self.value) <= torch.finfo(torch.float32).max:
+            raise ConfigurationError(f"value must be finite in float32, got {self.value}")
         check_known("space", self.space, ["model", "update"])
 
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:

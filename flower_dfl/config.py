@@ -7,6 +7,7 @@ starts. Keys are the dataclass fields below, joined by dots: ``train.batch-size`
 
 import dataclasses
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 ConfigT = TypeVar("ConfigT")
+
+_DEVICE = re.compile(r"(?!meta)[a-z]+(:\d+)?")
+"""Names of torch's devices, but for that which computes nothing; whether one is there is seen where it is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +243,10 @@ class RunConfig:
             raise ConfigurationError(f"train.lr must be positive and finite, got {self.train.lr}")
         if not 0 <= self.train.momentum < 1:
             raise ConfigurationError(f"train.momentum must be in [0, 1), got {self.train.momentum}")
+        if not _DEVICE.fullmatch(self.train.device):
+            raise ConfigurationError(
+                f"train.device must be 'auto', 'cpu', 'cuda', 'cuda:0' or the like, got {self.train.device!r}"
+            )
         if not 0 < self.node_timeout < float("inf"):
             raise ConfigurationError(f"node-timeout must be positive and finite, got {self.node_timeout}")
 

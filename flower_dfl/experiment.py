@@ -116,6 +116,10 @@ def build_experiment(config: RunConfig) -> Experiment:
     device = resolve_device(config.train.device)
     shards = partition(config.data, train_data.labels, config.num_nodes, config.seed)
     module = build_model(config.model, tuple(test.inputs.shape[1:]), test.num_classes, config.seed)
+    if attack is not None and attack.trigger is not None and attack.trigger.target >= test.num_classes:
+        raise ConfigurationError(
+            f"the backdoor's target must be a label of the data, 0..{test.num_classes - 1}, got {attack.trigger.target}"
+        )
     sample = _sample(test, config)
     stamped = _stamped(test, attack, device)
     average = sum(map(len, shards)) / len(shards)

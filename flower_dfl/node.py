@@ -318,12 +318,27 @@ def aggregate(
             if config.budget_policy == "error" or context.budget == 0:
                 raise
             context = replace(context, budget=context.budget - 1)
-    if result.vector.shape != inbox.own.vector.shape or result.vector.dtype != inbox.own.vector.dtype:
+    _check_result(config.strategy.name, inbox.own.vector, result)
+    return replace(result, vector=result.vector.detach()), context.budget
+
+
+def _check_result(rule: str, own: torch.Tensor, result: Aggregate[Any]) -> None:
+    """Raise a ConfigurationError, on every engine alike, if a rule returns what cannot be a model or a report."""
+    vector = result.vector
+    if vector.shape != own.shape or vector.dtype != own.dtype:
         raise ConfigurationError(
-            f"strategy {config.strategy.name!r} must return a float32 vector of shape "
-            f"{tuple(inbox.own.vector.shape)}, got {result.vector.dtype} {tuple(result.vector.shape)}"
+            f"strategy {rule!r} must return a float32 vector of shape {tuple(own.shape)}, "
+            f"got {vector.dtype} {tuple(vector.shape)}"
         )
-    return result, context.budget
+    for what, by_member in {"weights": result.weights, **result.scores}.items():
+        for member, number in by_member.items():
+            if isinstance(member, bool | str) or isinstance(number, bool) or not isinstance(number, int | float):
+                raise ConfigurationError(
+                    f"strategy {rule!r} must give every member a number of Python's in {what!r}, "
+                    f"got {number!r} ({type(number).__name__}) for {member!r}"
+                )
+    if not all(isinstance(flag, str) for flag in result.flags):
+        raise ConfigurationError(f"strategy {rule!r} must return flags that are text, got {result.flags!r}")
 
 
 def attack_context(experiment: Experiment, node: NodeId, round: int, base: torch.Tensor | None = None) -> AttackContext:
@@ -501,7 +516,7 @@ def _attack_letters(
     load_buffers(experiment.module, view.own.buffers, ())
     distinct: list[Update] = []
     for receiver in sorted(context.neighbours[node] - experiment.network.byzantine):
-        vector = attack.craft(view, receiver, context)
+        vector = attack.craft(view, receiver, context).detach()
         letter = next((known for known in distinct if torch.equal(known.vector, vector)), None)
         if letter is None:
             letter = replace(view.own, vector=vector)

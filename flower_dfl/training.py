@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim.sgd import sgd
 
 from flower_dfl.config import TrainConfig
+from flower_dfl.errors import ConfigurationError
 from flower_dfl.randomness import epoch_order
 from flower_dfl.second_derivative import CheapSecondDerivative
 from flower_dfl.types import LabelledData
@@ -60,8 +61,22 @@ def one_thread() -> Iterator[None]:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of a setting; ``auto`` is CUDA where this process sees one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """Return the device of a setting; ``auto`` is CUDA where this process sees one.
+
+    Raises:
+        ConfigurationError: No such device computes here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(
+            f"train.device must be 'auto' or a device of this machine, got {name!r}: {reason}"
+        ) from error
+    return device
 
 
 def train(

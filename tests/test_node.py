@@ -154,9 +154,10 @@ class Spy(PeerStrategy[int]):
 @dataclass(frozen=True)
 class Returns(PeerStrategy[None]):
     vector: torch.Tensor
+    rest: dict = field(default_factory=dict)
 
     def aggregate(self, inbox, state, ctx):
-        return Aggregate(self.vector, state, {})
+        return Aggregate(self.vector, state, **{"weights": {}} | self.rest)
 
 
 @dataclass(frozen=True)
@@ -519,6 +520,39 @@ def test_a_rule_that_returns_another_shape_or_dtype_is_an_error(vector, describe
 
     with pytest.raises(ConfigurationError, match=rf"must return a float32 vector of shape \(18,\), {described}$"):
         play(experiment, 0, 2, transport)
+
+
+@pytest.mark.parametrize(
+    ("changes", "described"),
+    [
+        ({"weights": {0: True}}, r"in 'weights', got True \(bool\) for 0$"),
+        ({"weights": {0: torch.ones(())}}, r"in 'weights', got tensor\(1\.\) \(Tensor\) for 0$"),
+        ({"weights": {"0": 1.0}}, r"in 'weights', got 1\.0 \(float\) for '0'$"),
+        ({"scores": {"trust": {1: None}}}, r"in 'trust', got None \(NoneType\) for 1$"),
+        ({"flags": (1,)}, r"must return flags that are text, got \(1,\)$"),
+    ],
+)
+def test_a_rule_whose_report_no_engine_could_carry_is_an_error(changes, described):
+    experiment, transport = build(Returns(torch.zeros(18), changes)), History()
+    message(experiment, 1, transport)
+
+    with pytest.raises(ConfigurationError, match=described):
+        play(experiment, 0, 2, transport)
+
+
+def test_models_that_carry_gradients_travel_without_them():
+    class Tracked(Poisoner):
+        def craft(self, view, receiver, ctx):
+            return view.own.vector.clone().requires_grad_()
+
+    experiment, transport = build(Returns(torch.zeros(18, requires_grad=True)), Tracked()), History()
+    for number in (1, 2):
+        message(experiment, number, transport)
+
+    crafted, honest = transport.collect(0, [(BYZANTINE, 2), (1, 2)])
+    assert not crafted.vector.requires_grad
+    assert not honest.vector.requires_grad
+    assert not transport.recall(0, 3).start.vector.requires_grad
 
 
 @pytest.mark.parametrize("need", [None, *Need])

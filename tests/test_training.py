@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from flower_dfl import experiment
 from flower_dfl.config import TrainConfig, parse
 from flower_dfl.data.loading import load
+from flower_dfl.errors import ConfigurationError
 from flower_dfl.randomness import epoch_order, generator
 from flower_dfl.training import ModelState, TorchLearner, one_thread, resolve_device, train
 from flower_dfl.types import LabelledData
@@ -379,3 +380,11 @@ def test_a_run_is_built_with_one_thread(monkeypatch, threads):
         torch.set_num_threads(before)
 
     assert (seen, after) == ([1], threads)
+
+
+@pytest.mark.parametrize("name", ["banana", "cuda:99", "meta", "cpu:x"])
+def test_a_device_that_is_not_there_is_a_wrong_setting(name):
+    with pytest.raises(
+        ConfigurationError, match=rf"^train.device must be 'auto' or a device of this machine, got '{name}'"
+    ):
+        resolve_device(name)

@@ -70,6 +70,14 @@ def place(
             raise TopologyError(
                 f"{name} goes with how = {user!r} and with nothing else, got {name}={value}, how={how!r}"
             )
+    if k is not None and (not isinstance(k, int) or isinstance(k, bool)):
+        raise TopologyError(f"k must be a whole number, got {k!r}")
+    if nodes is not None and (
+        isinstance(nodes, str)
+        or not isinstance(nodes, Collection)
+        or any(not isinstance(node, int) or isinstance(node, bool) for node in nodes)
+    ):
+        raise TopologyError(f"nodes must be a list of whole numbers, got {nodes!r}")
     ordered: nx.Graph[int] = nx.Graph()
     ordered.add_nodes_from(sorted(graph))
     ordered.add_edges_from(sorted((min(edge), max(edge)) for edge in graph.edges))

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -142,7 +143,8 @@ def run(
 ) -> None:
     """Run an experiment and print the absolute path of its folder."""
     config = read_config(file, assignments, results_dir)
-    network = experiment_for(config).network  # finds what is wrong with a configuration before anything starts
+    here = config if engine == "local" else _on_the_cpu(config)
+    network = experiment_for(here).network  # finds what is wrong with a configuration before anything starts
     for warning in placement_warnings(network.graph, network.byzantine):
         typer.echo(f"warning: {warning}", err=True)
     console = Console()
@@ -251,6 +253,11 @@ def read_config(file: Path | None, assignments: list[str] | None, results_dir: P
     if results_dir is not None:
         table = _with(table, "results-dir", str(results_dir.resolve()))
     return anchored(parse(table))
+
+
+def _on_the_cpu(config: RunConfig) -> RunConfig:
+    """Return what the launcher of Flower's workers looks at: the devices are theirs, and so is their memory."""
+    return replace(config, train=replace(config.train, device="cpu"))
 
 
 def _with(table: dict[str, object], key: str, value: object) -> dict[str, object]:

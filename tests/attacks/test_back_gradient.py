@@ -134,7 +134,8 @@ def test_it_follows_the_protocol_unless_it_is_boosted():
     [
         ({"share": 0.0}, "^share must be in"),
         ({"gamma": 0.0}, "^gamma must be"),
-        ({"lr": 0.0}, r'^lr must be "auto" or positive, got 0\.0$'),
+        ({"lr": 0.0}, r'^lr must be "auto" or positive and finite, got 0\.0$'),
+        ({"lr": float("inf")}, r'^lr must be "auto" or positive and finite, got inf$'),
         ({"steps": 0}, "^steps and samples must be at least 1 and outer_steps not negative, got 0, 256 and 10$"),
         ({"samples": 0}, "got 10, 0 and 10$"),
         ({"outer_steps": -1}, "got 10, 256 and -1$"),

@@ -9,6 +9,7 @@ from flower_dfl import registry
 from flower_dfl.cli import app
 from flower_dfl.config import RunConfig, config_keys
 from flower_dfl.errors import ConfigurationError, TransportError
+from flower_dfl.experiment import experiment_for
 
 TINY = [
     "num-nodes=3", "num-byzantine=1", "num-rounds=2", "model.name=lr", "strategy.name=average", "data.num-train=60",
@@ -184,6 +185,15 @@ def test_without_file_and_assignments_everything_is_default():
         (["--set", "strategy.params=c2 = 0.5"], "error: c2 must be above 1"),
         (["--set", "attack.name=none", "--set", "attack.params=gamma = 2"], "error: attack 'none' has no parameters"),
         (["--set", "topology.name=dominated", "--set", "topology.params=share = 2.0"], "error: share must be"),
+        (
+            ["--set", "attack.params=target = 10"],
+            "error: the backdoor's target must be a label of the data, 0..9, got 10",
+        ),
+        (
+            ["--set", "train.device=first"],
+            "error: train.device must be 'auto' or a device of this machine, got 'first'",
+        ),
+        (["--set", "train.device=GPU"], "error: train.device must be 'auto', 'cpu', 'cuda', 'cuda:0' or the like"),
         (["nowhere.toml"], "error: cannot read nowhere.toml: No such file or directory"),
         (["--set", "data.name=my.data:load"], "error: data 'my.data:load' cannot be imported"),
     ],
@@ -329,6 +339,19 @@ def test_the_engines_options_are_handed_on(command, monkeypatch, tmp_path):
     assert code == 0
     assert seen[0][1] == {"cpus_per_node": 0.5, "gpus_per_node": 0.25, "ray_address": "local"}
     assert run_folder(output).startswith(str(tmp_path / "out"))
+
+
+def test_the_launcher_of_workers_leaves_the_device_to_them(command, monkeypatch):
+    looked_at, run = [], []
+    monkeypatch.setattr(app, "experiment_for", lambda config: looked_at.append(config) or experiment_for(config))
+    monkeypatch.setattr(app, "run_flower", lambda config, *_, **options: run.append(config))
+    monkeypatch.setattr("flower_dfl.cli.display.Display.conclude", lambda self, folder: None)
+
+    code, _, _ = command("run", *settings("train.device=cuda:7"))
+
+    assert code == 0
+    assert looked_at[0].train.device == "cpu"
+    assert run[0].train.device == "cuda:7"
 
 
 def test_preparing_data_from_a_folder_without_any_is_an_error(command, tmp_path):

@@ -198,6 +198,19 @@ def test_a_list_of_other_labels_or_of_another_length_is_refused(nodes):
         ({"num_byzantine": 1, "how": "given"}, "^nodes goes with how = 'given'"),
         ({"num_byzantine": 1, "how": "random", "nodes": [1]}, "^nodes goes with how = 'given'"),
         ({"num_byzantine": 1, "how": "bounded", "k": -1}, "^k must not be negative, got -1$"),
+        ({"num_byzantine": 1, "how": "bounded", "k": "2"}, "^k must be a whole number, got '2'$"),
+        ({"num_byzantine": 1, "how": "bounded", "k": 2.0}, r"^k must be a whole number, got 2\.0$"),
+        ({"num_byzantine": 1, "how": "bounded", "k": True}, "^k must be a whole number, got True$"),
+        ({"num_byzantine": 1, "how": "given", "nodes": 3}, "^nodes must be a list of whole numbers, got 3$"),
+        ({"num_byzantine": 1, "how": "given", "nodes": "3"}, "^nodes must be a list of whole numbers, got '3'$"),
+        (
+            {"num_byzantine": 1, "how": "given", "nodes": [3.0]},
+            r"^nodes must be a list of whole numbers, got \[3\.0\]$",
+        ),
+        (
+            {"num_byzantine": 1, "how": "given", "nodes": [[3]]},
+            r"^nodes must be a list of whole numbers, got \[\[3\]\]$",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
