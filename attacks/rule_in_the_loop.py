@@ -113,7 +113,7 @@ class RuleInTheLoop(Attack):
         )
         own = next(update for update in honest if update.sender == receiver)
         received = sorted((u for u in (*honest, *lies) if u is not own), key=lambda update: update.sender)
-        mixing = mixing_weights(ctx, receiver, "metropolis")
+        mixing = mixing_weights(ctx, receiver, "metropolis", {u.sender for u in received})
         inbox = Inbox(
             own=own,
             received=tuple(received),

@@ -205,15 +205,16 @@ class _Clock:
             failed = {node: found for node, found in sorted(outcomes.items()) if isinstance(found, Failure)}
             if not failed:
                 return reports
-            gives_up = policy == "stop" or (policy == "restart" and attempt == _ATTEMPTS)
+            lost = [found for found in failed.values() if found.is_lost]
+            goes_back = bool(lost) and policy == "restart"
+            gives_up = policy == "stop" or (policy == "restart" and attempt == _ATTEMPTS and not goes_back)
             for node, failure in failed.items():
                 self.writer.failure(round, node, failure.cause, "stop" if gives_up else policy)
             if policy == "skip":
                 self._check_somebody_is_left(when, failed)
                 return reports
             node, failure = next(iter(failed.items()))
-            lost = [found for found in failed.values() if found.is_lost]
-            if lost and policy == "restart":
+            if goes_back:
                 raise LostError(f"{when.capitalize()}: {lost[0].cause}")
             if gives_up:
                 raise NodeFailedError(f"node {node} failed {when}: {failure.cause}")

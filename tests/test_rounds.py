@@ -74,7 +74,7 @@ def interrupt_after(rounds):
 
 
 class Team:
-    """Nodes that fail as told: ``faults`` maps (message, node) to how often, or to a Failure for ever.
+    """Nodes that fail as told: ``faults`` maps (message, node) to how often, to a Failure for ever, or to a list.
 
     A fault of the second wave is one of (message, node, "strike").
     """
@@ -96,6 +96,8 @@ class Team:
             fault = self.faults.get(step, 0)
             if isinstance(fault, Failure):
                 outcomes[node] = fault
+            elif isinstance(fault, list) and fault:
+                outcomes[node] = fault.pop(0)
             elif fault:
                 self.faults[step] -= 1
                 outcomes[node] = Failure("ValueError: as told")
@@ -205,6 +207,17 @@ def test_where_state_is_lost_a_restarting_run_goes_back_to_its_checkpoint(tmp_pa
     assert contents(mended)[2] == contents(whole)[2]
     assert contents(mended)[0]["rounds.jsonl"] == contents(whole)[0]["rounds.jsonl"]
     assert contents(mended)[0]["edges.jsonl"] == contents(whole)[0]["edges.jsonl"]
+
+
+def test_state_that_is_lost_at_the_last_attempt_stops_nothing_and_is_not_recorded_so(tmp_path):
+    failed, lost = Failure("ValueError: as told"), Failure("LostError: gone", is_lost=True)
+
+    team = play_with({(4, 2): [failed, failed, lost]}, tmp_path, **{"on-node-failure": "restart"})
+
+    assert team.restored == [2]
+    assert [(line["node"], line["consequence"]) for line in read_lines(tmp_path / "failures.jsonl")] == [
+        (2, "restart"), (2, "restart"), (2, "restart"), (-1, "restart")
+    ]  # fmt: skip
 
 
 def test_without_a_checkpoint_it_goes_back_to_the_beginning(tmp_path):

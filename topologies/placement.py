@@ -70,13 +70,9 @@ def place(
             raise TopologyError(
                 f"{name} goes with how = {user!r} and with nothing else, got {name}={value}, how={how!r}"
             )
-    if k is not None and (not isinstance(k, int) or isinstance(k, bool)):
+    if k is not None and not _are_whole([k]):
         raise TopologyError(f"k must be a whole number, got {k!r}")
-    if nodes is not None and (
-        isinstance(nodes, str)
-        or not isinstance(nodes, Collection)
-        or any(not isinstance(node, int) or isinstance(node, bool) for node in nodes)
-    ):
+    if nodes is not None and not _are_whole(nodes):
         raise TopologyError(f"nodes must be a list of whole numbers, got {nodes!r}")
     ordered: nx.Graph[int] = nx.Graph()
     ordered.add_nodes_from(sorted(graph))
@@ -107,6 +103,13 @@ def placement_warnings(graph: "nx.Graph[int]", byzantine: Collection[int]) -> tu
     if alone:
         found.append(f"honest nodes without an honest neighbour: {', '.join(map(str, alone))}")
     return tuple(found)
+
+
+def _are_whole(values: object) -> bool:
+    """Return whether these are whole numbers, and several can be: parameters come from text."""
+    if isinstance(values, str) or not isinstance(values, Collection):
+        return False
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
 
 
 def _random(graph: "nx.Graph[int]", count: int, draw: random.Random) -> list[int]:

@@ -5,6 +5,7 @@ is the parent of the same process that the cell would have on one machine: Flowe
 a machine dies, Ray starts the task again on another; when the sweep dies, Ray ends its tasks and with them the cells.
 """
 
+import gzip
 import io
 import os
 import signal
@@ -12,6 +13,7 @@ import tarfile
 import tempfile
 import time
 import uuid
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,8 +23,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from flower_dfl.code_version import code_version
 from flower_dfl.engines.flower import find_cluster
-from flower_dfl.errors import TransportError
+from flower_dfl.errors import StorageError, TransportError
 from flower_dfl.sweeps.running import LOG, Ended, LocalProcesses
+from flower_dfl.writing import storing
 
 __all__ = ["RayTasks", "pack", "unpack"]
 
@@ -117,7 +120,7 @@ def _receive(task: Any, folder: Path) -> str | None:  # noqa: ANN401 - Ray's ref
         unpack(archive, folder)
     except RayTaskError as failure:
         return f"{type(failure.cause).__name__}: {failure.cause}"
-    except (RayError, TransportError) as failure:
+    except (RayError, TransportError, StorageError) as failure:
         return f"{type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
     return str(error) if error else None
 
@@ -137,8 +140,9 @@ def unpack(data: bytes, folder: Path) -> None:
 
     Raises:
         TransportError: The archive is malformed, or holds something else than files and folders inside itself.
+        StorageError: It cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="incoming-", dir=folder) as scratch:
+    with storing(folder), tempfile.TemporaryDirectory(prefix="incoming-", dir=folder) as scratch:
         try:
             with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
                 members = archive.getmembers()
@@ -146,7 +150,7 @@ def unpack(data: bytes, folder: Path) -> None:
                     if not (member.isfile() or member.isdir()) or member.name.startswith("/"):
                         raise TransportError(f"expected files and folders in the archive, got {member.name!r}")
                 archive.extractall(scratch, members, filter="data")  # refuses what would leave the folder
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise TransportError(f"the archive of the cell is malformed: {error}") from error
         for path in sorted(Path(scratch).iterdir(), key=lambda path: path.is_dir()):
             target = folder / path.name

@@ -1,5 +1,6 @@
 """Sweeps on a Ray cluster of several machines, here on loopback."""
 
+import errno
 import io
 import os
 import tarfile
@@ -8,7 +9,8 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from flower_dfl.errors import TransportError
+from flower_dfl.errors import StorageError, TransportError
+from flower_dfl.sweeps import cluster as sweeping
 from flower_dfl.sweeps.cluster import pack, unpack
 from flower_dfl.sweeps.tables import read_cells, unfinished_cells
 from tests.sweeps.conftest import flower_dfl, wait_for, write_sweep
@@ -180,4 +182,18 @@ def test_a_malformed_archive_is_refused(tmp_path, data):
     with pytest.raises(TransportError, match="malformed"):
         unpack(data, tmp_path)
 
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_and_is_the_cells_failure_not_the_sweeps(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    whole = archive(("run", tarfile.DIRTYPE, ""))
+    monkeypatch.setattr(tarfile.TarFile, "extractall", full)
+    monkeypatch.setattr(sweeping.ray, "get", lambda task, timeout: (None, whole))
+
+    with pytest.raises(StorageError, match=f"^cannot write {tmp_path}: No space left on device$"):
+        unpack(whole, tmp_path)
+    assert sweeping._receive(None, tmp_path) == f"StorageError: cannot write {tmp_path}: No space left on device"
     assert list(tmp_path.iterdir()) == []
