@@ -40,8 +40,13 @@ def tracking(wanted: Sequence[Tracker]) -> Open:
     def opened(folder: Path, config: RunConfig) -> Iterator[Follow]:
         with ExitStack() as stack:
             follows = [stack.enter_context(opener(folder, config)) for opener in openers]
+            last = 0
 
             def follow(summary: RoundSummary) -> None:
+                nonlocal last
+                if summary.round <= last:  # played again from a checkpoint, with the same numbers
+                    return
+                last = summary.round
                 for each in follows:
                     each(summary)
 

@@ -105,6 +105,15 @@ def test_tensorboard_reads_back_every_round(tmp_path, summaries):
     assert found["accuracy_mean"] == [(s.round, pytest.approx(s.accuracy_mean)) for s in summaries]
 
 
+def test_rounds_that_are_played_again_from_a_checkpoint_are_followed_once(tmp_path, summaries):
+    first, second = summaries
+    with tracking([Tracker.tensorboard])(tmp_path, CONFIG) as follow:
+        for summary in (first, second, first, second):
+            follow(summary)
+
+    assert [step for step, _ in tensorboard_scalars(tmp_path)["accuracy_mean"]] == [1, 2]
+
+
 def test_tensorboard_sees_a_round_before_the_run_has_ended(tmp_path, summaries):
     pytest.importorskip("tensorboard", reason="needs the extra flower-dfl[tracking]")
 
