@@ -183,6 +183,10 @@ def test_the_process_that_keeps_the_letters_starts_without_torch():
     assert done.stdout.split() == ["False", "False"]
 
 
+def test_the_process_that_keeps_the_letters_may_take_its_time_to_start():
+    Mailbox(timeout=1e-3, rounds_kept=1).close()
+
+
 def test_what_was_saved_can_be_restored_and_a_mailbox_that_died_is_lost_to_everybody(transport, mailbox):
     letter = half_step(80, size=LARGE)
     transport.commit(80, memory(letter, size=LARGE), {1: letter}, "")
