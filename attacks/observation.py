@@ -4,8 +4,9 @@ A crafted model is an *origin* plus a crafted update. All models that an attack 
 origin, so distances between updates are the distances that the receiver will measure between models.
 """
 
+import functools
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -28,6 +29,7 @@ __all__ = [
     "craft_columns",
     "half_step_of",
     "leader",
+    "led_by",
     "mixing_weights",
     "neighbourhood",
     "observe",
@@ -87,6 +89,30 @@ def leader(view: AttackView, near: Container[NodeId]) -> int:
     """Return the index in the view of the first of some Byzantine nodes that has not diverged, or else of the first."""
     candidates = [k for k, update in enumerate(view.byzantine) if update.sender in near]
     return next((k for k in candidates if all_finite(view.byzantine[k].vector)), candidates[0])
+
+
+@functools.lru_cache(maxsize=1)
+def led_by(view: AttackView, ctx: AttackContext, first: int, knowledge: Knowledge) -> tuple[AttackView, AttackContext]:
+    """Return what an inner attack that may know so much sees and is told in the place of a Byzantine node.
+
+    It is remembered, so that receivers who are lied to alike are told from the same view: an inner attack that trains
+    for its message does so once.
+
+    Args:
+        view: What the attacker sees.
+        ctx: What it is told.
+        first: Index in the view of the node in whose place it attacks.
+        knowledge: Level of what the inner attack may see.
+    """
+    own = view.byzantine[first]
+    seen = slice(first, first + 1) if knowledge is Knowledge.LOCAL else slice(None)
+    borrowed = AttackView(
+        own=own,
+        byzantine=view.byzantine[seen],
+        byzantine_data=view.byzantine_data[seen],
+        honest=view.honest if knowledge is Knowledge.OMNISCIENT else (),
+    )
+    return borrowed, replace(ctx, node=own.sender, base=own.base)
 
 
 def observe(view: AttackView, receiver: NodeId, ctx: AttackContext, level: str) -> Observation | None:

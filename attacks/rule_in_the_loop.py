@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flower_dfl.attacks.backdoor import Backdoor
-from flower_dfl.attacks.observation import leader, mixing_weights, neighbourhood
+from flower_dfl.attacks.observation import leader, led_by, mixing_weights, neighbourhood
 from flower_dfl.errors import ByzantineBudgetError, ConfigurationError
 from flower_dfl.protocols import Attack, PeerStrategy
 from flower_dfl.strategies.kernels import weighted_mean
@@ -83,8 +83,8 @@ class RuleInTheLoop(Attack):
 
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the farthest vector that the receiver's rule accepts ``(d,)``."""
-        first = view.byzantine[leader(view, ctx.neighbours[receiver])]
-        wanted = self.attack.craft(replace(view, own=first), receiver, replace(ctx, node=first.sender, base=first.base))
+        borrowed, told = led_by(view, ctx, leader(view, ctx.neighbours[receiver]), self.knowledge)
+        wanted = self.attack.craft(borrowed, receiver, told)
         honest = neighbourhood(view, receiver, ctx)
         if receiver not in (update.sender for update in honest):
             return wanted  # a receiver that has diverged judges nobody

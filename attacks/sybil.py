@@ -1,12 +1,12 @@
 """Sybil: all Byzantine nodes send one attacker's message."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from flower_dfl import randomness
-from flower_dfl.attacks.observation import combine, leader
+from flower_dfl.attacks.observation import combine, leader, led_by
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, LabelledData, NodeId, Trigger
@@ -61,11 +61,8 @@ class Sybil(Attack):
 
     def craft(self, view: AttackView, receiver: NodeId, ctx: AttackContext) -> Tensor:
         """Return the first Byzantine node's message ``(d,)``, with noise."""
-        first = leader(view, ctx.byzantine)
-        own = view.byzantine[first]
-        seen = slice(first, first + 1) if self.attack.knowledge is Knowledge.LOCAL else slice(None)
-        borrowed = replace(view, own=own, byzantine=view.byzantine[seen], byzantine_data=view.byzantine_data[seen])
-        message = self.attack.craft(borrowed, receiver, replace(ctx, node=own.sender, base=own.base))
+        borrowed, told = led_by(view, ctx, leader(view, ctx.byzantine), self.attack.knowledge)
+        message = self.attack.craft(borrowed, receiver, told)
         if self.sigma == 0:
             return message
         key = randomness.generator(ctx.seed, f"sybil/{receiver}", ctx.round, ctx.node)

@@ -1,6 +1,7 @@
 """Sybil, equivocate and scheduled: attacks around another attack."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 import networkx as nx
@@ -12,14 +13,16 @@ from flower_dfl.attacks.gaussian import Gaussian
 from flower_dfl.attacks.ipm import InnerProductManipulation
 from flower_dfl.attacks.label_flip import LabelFlip
 from flower_dfl.attacks.mimic import Mimic
+from flower_dfl.attacks.rule_in_the_loop import RuleInTheLoop
 from flower_dfl.attacks.scaling import Scaling
 from flower_dfl.attacks.scheduled import Scheduled
 from flower_dfl.attacks.sign_flip import SignFlip
 from flower_dfl.attacks.sybil import Sybil
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.protocols import Attack
+from flower_dfl.strategies.average import Average
 from flower_dfl.testing import craft, small_data
-from flower_dfl.types import AttackContext, Knowledge
+from flower_dfl.types import AttackContext, AttackView, Knowledge, Update
 
 HONEST = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 BYZANTINE = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
@@ -82,6 +85,42 @@ def test_a_local_attack_in_a_sybil_sees_the_first_node_only():
     craft(Sybil(inner), HONEST, BYZANTINE, attacker=2)
 
     assert inner.seen == [(6, [6], 1, 6)]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(Attack):
+    """Remembers the views themselves; it may know as much as it is told."""
+
+    knowledge: Knowledge
+    views: list = field(default_factory=list)
+
+    def craft(self, view, receiver, ctx):
+        self.views.append(view)
+        return view.own.vector
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "inner", "byzantine", "honest"),
+    [
+        (Sybil, Knowledge.LOCAL, 1, 0),
+        (Sybil, Knowledge.COLLUDING, 3, 0),
+        (Sybil, Knowledge.OMNISCIENT, 3, 6),
+        (partial(RuleInTheLoop, Average()), Knowledge.LOCAL, 3, 6),
+    ],
+)
+def test_an_inner_attack_sees_what_it_may_and_one_view_for_all_receivers(wrapper, inner, byzantine, honest):
+    updates = [Update(node, 1, vector, torch.zeros(5)) for node, vector in enumerate([*HONEST, *BYZANTINE])]
+    told = replace(context(), node=7)
+    view = AttackView(updates[7], tuple(updates[6:]), (small_data(),) * 3, tuple(updates[:6]))
+    attack = wrapper(shown := Shown(inner))
+
+    for receiver in (0, 3):
+        attack.craft(view, receiver, told)
+
+    first, second = shown.views
+    assert first is second  # an attack that trains for its message finds what it trained before
+    assert (len(first.byzantine), len(first.byzantine_data), len(first.honest)) == (byzantine, byzantine, honest)
+    assert first.own is updates[6]
 
 
 def test_noise_tells_sybils_apart_by_little():
