@@ -32,6 +32,7 @@ from flower_dfl.metrics import consensus_distance
 from flower_dfl.network import Network
 from flower_dfl.node import NodeFacts, Report
 from flower_dfl.types import NodeId
+from flower_dfl.wire import COMMAND_VARIABLE
 from flower_dfl.writing import storing, write_bytes, write_json, write_text
 
 __all__ = [
@@ -449,9 +450,17 @@ def _environment(engine: str, config: RunConfig) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "packages": {name: version(name) for name in packages},
-        "command": sys.argv,
+        "command": _command(engine),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _command(engine: str) -> list[str]:
+    """Return what started the run; of Flower's own processes the name alone, as their arguments hold a token."""
+    if engine == "local":
+        return sys.argv
+    given = os.environ.get(COMMAND_VARIABLE)
+    return list(json.loads(given)) if given else [Path(sys.argv[0]).name]
 
 
 def _mean(values: list[float]) -> float | None:

@@ -1,6 +1,7 @@
 """What launcher, server and nodes say to each other beside models: names of records and variables."""
 
 __all__ = [
+    "COMMAND_VARIABLE",
     "DIGESTS",
     "FACTS",
     "FAILURE",
@@ -34,6 +35,9 @@ FAILURE = "failure"
 
 RUN_FOLDER_VARIABLE = "FLOWER_DFL_RUN_FOLDER"
 """Launcher to server, as an environment variable: the folder, already made, that the run writes to."""
+
+COMMAND_VARIABLE = "FLOWER_DFL_COMMAND"
+"""Launcher to server, as an environment variable: the command that the user gave, as JSON."""
 
 MOST_WORKERS_VARIABLE = "FLOWER_DFL_MOST_WORKERS"
 """User to launcher, and launcher to worker pool, as an environment variable: how many workers may start at most. A

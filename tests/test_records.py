@@ -118,6 +118,26 @@ def test_the_environment_names_engine_code_and_packages(tmp_path):
     assert len(environment["code_version"].partition("+")[2]) == 12
 
 
+@pytest.mark.parametrize(
+    ("engine", "given", "recorded"),
+    [
+        ("local", None, ["flower-dfl", "run", "--token", "secret"]),
+        ("flower+relay", None, ["flower-dfl"]),
+        ("flower+mailbox", ["flower-dfl", "run", "a.toml"], ["flower-dfl", "run", "a.toml"]),
+    ],
+)
+def test_the_command_is_the_users_and_of_flowers_processes_only_the_name(
+    tmp_path, monkeypatch, engine, given, recorded
+):
+    monkeypatch.setattr("sys.argv", ["flower-dfl", "run", "--token", "secret"])
+    if given:
+        monkeypatch.setenv("FLOWER_DFL_COMMAND", json.dumps(given))
+    with RunWriter(tmp_path, CONFIG, NETWORK, engine):
+        pass
+
+    assert json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))["command"] == recorded
+
+
 def test_the_nodes_are_written_with_data_role_and_neighbours(tmp_path):
     with RunWriter(tmp_path, CONFIG, NETWORK, "local") as writer:
         writer.nodes(NodeFacts(node, 10 + node, (node, 10)) for node in (3, 1, 0, 2))

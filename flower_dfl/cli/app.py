@@ -15,7 +15,7 @@ from rich.text import Text
 
 from flower_dfl import registry
 from flower_dfl.cli.completion import complete_setting
-from flower_dfl.cli.display import Display
+from flower_dfl.cli.display import Display, say
 from flower_dfl.cli.failure import logged
 from flower_dfl.cli.graph import draw_graph, print_diagnostics
 from flower_dfl.cli.plot import plot
@@ -115,7 +115,7 @@ def _tell(error: Exception, console: Console) -> int:
     message = str(error) if isinstance(error, DflError) else f"{type(error).__name__}: {error}"
     console.print(Text.assemble(label, message), soft_wrap=True, highlight=False)
     for note in getattr(error, "__notes__", ()):
-        console.print(note, soft_wrap=True, highlight=False, markup=False)
+        say(console, note)
     if os.environ.get(_TRACEBACK):
         logging.getLogger(__name__).error("traceback", exc_info=error)
     elif not isinstance(error, DflError):
@@ -150,9 +150,9 @@ def run(
     console = Console()
     opened = tracking(track or [])
     if engine == "flower" and ray_address != "local":
-        console.print(find_cluster(ray_address), soft_wrap=True, highlight=False)
+        say(console, find_cluster(ray_address))
     folder = create_run_folder(config, Path.cwd())
-    console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+    say(console, f"run folder: {folder}")
     with logged(folder), opened(folder, config) as follow, Display(config, engine, console) as display:
 
         def on_round(summary: RoundSummary) -> None:
@@ -165,7 +165,7 @@ def run(
             workers = {"cpus_per_node": cpus_per_node, "gpus_per_node": gpus_per_node}
             run_flower(config, folder, on_round, **workers, ray_address=ray_address)
     display.conclude(folder)
-    console.print(f"results: {folder}", soft_wrap=True, highlight=False)
+    say(console, f"results: {folder}")
 
 
 @application.command("list")

@@ -8,11 +8,17 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from flower_dfl.config import RunConfig
 from flower_dfl.records import RoundSummary
 
-__all__ = ["Display", "share"]
+__all__ = ["Display", "say", "share"]
+
+
+def say(console: Console, text: str | Text) -> None:
+    """Print a line as it is: paths, names and errors may hold what Rich takes for markup."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def share(value: float | None) -> str:
@@ -55,7 +61,7 @@ class Display:
         )
         self._progress.update(self._task, completed=summary.round, description=f"{self._title}: {text}")
         if not self._console.is_terminal:
-            self._console.print(f"round {summary.round}: {text}", soft_wrap=True, highlight=False)
+            say(self._console, f"round {summary.round}: {text}")
 
     def conclude(self, folder: Path) -> None:
         """Show the summary."""

@@ -8,13 +8,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from flower_dfl import registry
-from flower_dfl.attacks.triggers import example
-from flower_dfl.errors import ConfigurationError
+from flower_dfl.errors import ConfigurationError, DataError
 from flower_dfl.types import LabelledData
 from flower_dfl.writing import storing
 
 __all__ = ["draw_triggers"]
 
+_EXAMPLES = 8
 _ZOOM = 3
 _GAP = 6
 _LABEL = 16
@@ -38,14 +38,19 @@ def draw_triggers(data: LabelledData, path: Path, attacks: dict[str, dict[str, o
     """
     if path.suffix.lower() not in _SUFFIXES:
         raise ConfigurationError(f"a picture ends in {', '.join(_SUFFIXES)}, got {path.name!r}")
-    rows = {"clean": data.inputs[:8]}
-    for name, params in attacks.items():
-        trigger = registry.build("attack", name, params).trigger
-        if trigger is not None:
-            rows[f"{name}: label {trigger.target}"] = example(trigger, data)[1]
+    built = {name: registry.build("attack", name, params).trigger for name, params in attacks.items()}
+    found = {name: trigger for name, trigger in built.items() if trigger is not None}
+    targets = torch.tensor([trigger.target for trigger in found.values()], dtype=data.labels.dtype)
+    clean = data.inputs[~torch.isin(data.labels, targets)][:_EXAMPLES]  # the same in every row
+    if len(clean) == 0:
+        raise DataError(
+            f"expected images of other labels than the targets, got labels {sorted(set(data.labels.tolist()))}"
+        )
+    stamped = {f"{name}: label {t.target}": t.stamp(clean, data.input_range) for name, t in found.items()}
+    rows = {"clean": clean} | stamped
     height, width = (_ZOOM * side for side in data.inputs.shape[2:])
     line = height + _LABEL + _GAP
-    sheet = Image.new("RGB", (8 * (width + _GAP) + _GAP, len(rows) * line + _GAP), "white")
+    sheet = Image.new("RGB", (_EXAMPLES * (width + _GAP) + _GAP, len(rows) * line + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for y, (label, images) in enumerate(rows.items()):
         draw.text((_GAP, y * line + _GAP // 2), label, fill="black")

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from flower_dfl.checkpoint import check_code, load_checkpoint, recorded_config, recorded_environment
-from flower_dfl.cli.display import Display
+from flower_dfl.cli.display import Display, say
 from flower_dfl.cli.failure import logged
 from flower_dfl.code_version import code_version
 from flower_dfl.engines.flower import find_cluster, run_flower
@@ -37,15 +37,15 @@ def resume(
     folder, console = run_folder.resolve(), Console()
     config, environment = recorded_config(folder), recorded_environment(folder)
     if _status(folder) == "completed":
-        console.print(f"completed already: {folder}", soft_wrap=True, highlight=False)
+        say(console, f"completed already: {folder}")
         return
     check_code(folder / "environment.json", environment)
     checkpoint = load_checkpoint(folder, config)
     closed = 0 if checkpoint is None else checkpoint.round
     chosen = engine or ("local" if environment["engine"] == "local" else "flower")
     if chosen == "flower" and ray_address != "local":
-        console.print(find_cluster(ray_address), soft_wrap=True, highlight=False)
-    console.print(f"run folder: {folder}, going on after round {closed}", soft_wrap=True, highlight=False)
+        say(console, find_cluster(ray_address))
+    say(console, f"run folder: {folder}, going on after round {closed}")
     with logged(folder), Display(config, chosen, console) as display:
         if chosen == "local":
             run_local(config, folder, display.round, resume=True)
@@ -53,7 +53,7 @@ def resume(
             resources = {"cpus_per_node": cpus_per_node, "gpus_per_node": gpus_per_node}
             run_flower(config, folder, display.round, **resources, ray_address=ray_address)
     display.conclude(folder)
-    console.print(f"results: {folder}", soft_wrap=True, highlight=False)
+    say(console, f"results: {folder}")
 
 
 def verify(
@@ -74,7 +74,7 @@ def verify(
         difference = replay(folder, count, display.round)
     if difference is not None:
         raise DflError(f"the repeated run differs first in {difference}")
-    console.print(f"the same in all of {count} rounds: {folder}", soft_wrap=True, highlight=False)
+    say(console, f"the same in all of {count} rounds: {folder}")
 
 
 def _status(folder: Path) -> str:

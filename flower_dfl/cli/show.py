@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flower_dfl.cli.display import share
+from flower_dfl.cli.display import say, share
 from flower_dfl.config import RunConfig, flatten, load_toml
 from flower_dfl.errors import ConfigurationError
 from flower_dfl.records import RoundSummary, read_lines, summarise_round
@@ -72,15 +72,15 @@ def _check_is_run(folder: Path) -> None:
 def _print_status(console: Console, run: Path, summary: Mapping[str, Any]) -> None:
     environment = _read_json(run / "environment.json")
     status = summary.get("status", "not started")
-    _line(console, f"run folder: {run.resolve()}")
-    _line(console, Text.assemble("status: ", (status, _STYLES.get(status, "bold")), f", {_progress(run, summary)}"))
+    say(console, f"run folder: {run.resolve()}")
+    say(console, Text.assemble("status: ", (status, _STYLES.get(status, "bold")), f", {_progress(run, summary)}"))
     if environment:
-        _line(console, f"started: {environment.get('started')}, engine {environment.get('engine')}")
+        say(console, f"started: {environment.get('started')}, engine {environment.get('engine')}")
     if summary.get("error"):
-        _line(console, Text(f"error: {summary['error']}", style="red"))
+        say(console, Text(f"error: {summary['error']}", style="red"))
     for name in _LOGS:
         if status != "completed" and (run / name).exists():
-            _line(console, f"log: {(run / name).resolve()}")
+            say(console, f"log: {(run / name).resolve()}")
 
 
 def _progress(run: Path, summary: Mapping[str, Any]) -> str:
@@ -97,9 +97,9 @@ def _progress(run: Path, summary: Mapping[str, Any]) -> str:
 def _print_settings(console: Console, run: Path) -> None:
     defaults = flatten(RunConfig())
     changed = {key: value for key, value in _settings(run).items() if value != defaults.get(key)}
-    _line(console, "\nsettings that differ from the defaults:" if changed else "\nsettings: the defaults")
+    say(console, "\nsettings that differ from the defaults:" if changed else "\nsettings: the defaults")
     for key, value in changed.items():
-        _line(console, f"  {key} = {value!r}" + (f" (default {defaults[key]!r})" if key in defaults else ""))
+        say(console, f"  {key} = {value!r}" + (f" (default {defaults[key]!r})" if key in defaults else ""))
 
 
 def _print_rounds(console: Console, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -118,10 +118,10 @@ def _print_rounds(console: Console, lines: Iterable[Mapping[str, Any]]) -> None:
             str(summary.rejected),
             str(missing),
         )
-    _line(console, "")
+    say(console, "")
     console.print(table)
     if len(rounds) > _MOST_ROWS:
-        _line(console, f"({_MOST_ROWS} of {len(rounds)} rounds)")
+        say(console, f"({_MOST_ROWS} of {len(rounds)} rounds)")
     _print_curves(console, [summary for summary, _ in rounds])
 
 
@@ -131,7 +131,7 @@ def _print_curves(console: Console, rounds: Sequence[RoundSummary]) -> None:
         values = [value for summary in rounds if (value := getattr(summary, attribute)) is not None]
         if len(values) > 1:
             curve = sparkline(values, blocks)
-            _line(console, f"{title:<8} 0 % to 100 %: {curve}  {share(values[0])} to {share(values[-1])}")
+            say(console, f"{title:<8} 0 % to 100 %: {curve}  {share(values[0])} to {share(values[-1])}")
 
 
 def _print_trust(console: Console, run: Path, lines: Sequence[Mapping[str, Any]], wanted: int | None) -> None:
@@ -142,17 +142,17 @@ def _print_trust(console: Console, run: Path, lines: Sequence[Mapping[str, Any]]
     if not 1 <= number <= last:
         raise ConfigurationError(f"the run has the rounds 1 to {last}, got --round {number}")
     if len(byzantine) > _MOST_TRUST_NODES:
-        _line(console, f"\ntrust is shown for up to {_MOST_TRUST_NODES} nodes, the run has {len(byzantine)}")
+        say(console, f"\ntrust is shown for up to {_MOST_TRUST_NODES} nodes, the run has {len(byzantine)}")
         return
     edges = {
         (line["receiver"], line["sender"]): line for line in read_lines(run / "edges.jsonl") if line["round"] == number
     }
-    _line(console, f"\nwho trusted whom in round {number}, as weights in per cent (columns: senders, * Byzantine):")
-    _line(console, Text.assemble("     ", *(_heading(node, lying) for node, lying in sorted(byzantine.items()))))
+    say(console, f"\nwho trusted whom in round {number}, as weights in per cent (columns: senders, * Byzantine):")
+    say(console, Text.assemble("     ", *(_heading(node, lying) for node, lying in sorted(byzantine.items()))))
     for receiver in sorted(node for node, lying in byzantine.items() if not lying):
         cells = [_trust(edges.get((receiver, sender)), lying) for sender, lying in sorted(byzantine.items())]
-        _line(console, Text.assemble(f"{receiver:>4}:", *cells))
-    _line(console, "  . left out, x refused on arrival, ? did not come, ! not finite")
+        say(console, Text.assemble(f"{receiver:>4}:", *cells))
+    say(console, "  . left out, x refused on arrival, ? did not come, ! not finite")
 
 
 def _heading(node: int, lying: bool) -> tuple[str, str]:
@@ -190,9 +190,9 @@ def _print_troubles(console: Console, run: Path, lines: Sequence[Mapping[str, An
         *_failures(read_lines(run / "failures.jsonl")),
     ]
     if found:
-        _line(console, "\ntroubles:")
+        say(console, "\ntroubles:")
     for text in found:
-        _line(console, f"  {text}")
+        say(console, f"  {text}")
 
 
 def _failures(lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -237,7 +237,3 @@ def _dotted(table: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def _line(console: Console, text: str | Text) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from flower_dfl.cli.display import say
 from flower_dfl.config import RunConfig
 from flower_dfl.data.loading import load, partition
 from flower_dfl.extras import needs_extra
@@ -39,13 +40,13 @@ def show_split(config: RunConfig, picture: Path | None, console: Console) -> Non
         f"share of a node's commonest label: {float(shares.max(dim=1).values.mean()):.3f} on average",
         f"distance of a node's labels from those of all (total variation): {float(distance.mean()):.3f} on average",
     ):
-        console.print(line, soft_wrap=True, highlight=False)
+        say(console, line)
     if picture is not None:
         with needs_extra("report"):
             from flower_dfl.figures.split import draw_split  # noqa: PLC0415 - imports matplotlib
             from flower_dfl.figures.style import save  # noqa: PLC0415
         path = save(draw_split(counts.numpy(), byzantine, title), picture)
-        console.print(str(path), soft_wrap=True, highlight=False)
+        say(console, str(path))
 
 
 def label_counts(config: RunConfig) -> Tensor:

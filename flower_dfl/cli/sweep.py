@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from flower_dfl.cli.display import say
 from flower_dfl.sweeps.definition import load_sweep
 from flower_dfl.sweeps.processes import follow_parent, locked
 from flower_dfl.sweeps.running import Backend, LocalProcesses, Progress, next_command, run_sweep
@@ -40,14 +41,12 @@ def sweep(
     planned = load_sweep(file)
     folder = (results_dir or Path("runs") / file.stem).resolve()
     console = Console()
-    console.print(f"sweep folder: {folder}", soft_wrap=True, highlight=False)
+    say(console, f"sweep folder: {folder}")
     backend = _backend(engine, jobs, ray_address)
     with _Display(console, len(planned.cells)) as display:
         statuses = run_sweep(planned, folder, backend, display.show)
     complete = sum(status == "completed" for status in statuses.values())
-    console.print(
-        f"{complete} of {len(statuses)} cells complete; see: flower-dfl table {folder}", soft_wrap=True, highlight=False
-    )
+    say(console, f"{complete} of {len(statuses)} cells complete; see: flower-dfl table {folder}")
     if complete < len(statuses):
         raise typer.Exit(1)
 
@@ -113,4 +112,4 @@ class _Display:
             self._say(f"{done}/{self._total} completed {progress.cell} ({progress.seconds:.1f} s)")
 
     def _say(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+        say(self._console, text)

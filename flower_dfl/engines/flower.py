@@ -31,7 +31,7 @@ from flower_dfl.engines.guardian import END_TIMEOUT, LEAVE
 from flower_dfl.errors import ConfigurationError, DflError, NodeFailedError, TransportError
 from flower_dfl.records import RoundSummary, reopen, summarise_round
 from flower_dfl.validation import workers_allowed
-from flower_dfl.wire import MOST_WORKERS_VARIABLE, RUN_FOLDER_VARIABLE
+from flower_dfl.wire import COMMAND_VARIABLE, MOST_WORKERS_VARIABLE, RUN_FOLDER_VARIABLE
 from flower_dfl.writing import end_unfinished
 
 __all__ = ["find_cluster", "private_superlink", "program", "run_flower"]
@@ -215,6 +215,7 @@ def _environment(
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         RUN_FOLDER_VARIABLE: str(folder),
+        COMMAND_VARIABLE: json.dumps(sys.argv),
         **({MOST_WORKERS_VARIABLE: str(most_workers)} if most_workers else {}),
     }
 

@@ -131,7 +131,11 @@ def _worst(name: str, attacks: Mapping[str, Sequence[Cell]]) -> tuple[float, flo
     ]
     if not rates:
         raise ConfigurationError(f"none of the attacks on {name} has a trigger, so there is no attack success rate")
-    accuracies = [fmean(value_of(cell, METRICS["accuracy"]) for cell in members) for members in attacks.values()]
+    accuracies = [
+        fmean(value_of(cell, METRICS["accuracy"]) for cell in members)
+        for members in attacks.values()
+        if members[0].settings["attack.name"] != "none"
+    ]
     return min(accuracies), max(rates)
 
 

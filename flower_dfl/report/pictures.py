@@ -98,6 +98,8 @@ def draw_trigger(run: Run) -> TriggerPicture:
         raise DflError(f"the attack {config.attack.name!r} has no trigger")
     test = _images(config)[1]
     clean, stamped = example(attack.trigger, test, _EXAMPLES)
+    if len(clean) == 0:
+        raise DflError(f"there is no test image of another label than the target, {attack.trigger.target}")
     rows = [_row(images, *test.input_range) for images in (clean, stamped)]
     return TriggerPicture(attack.trigger.target, len(clean), *rows)
 
@@ -121,6 +123,8 @@ def draw_dummies(run: Run) -> Dummies:
     dummies: dict[NodeId, dict[int, str]] = {node: {} for node in nodes}
     for number in rounds:
         recorded = _dummy_sets(files[number], nodes, shape)
+        if not recorded:  # none of these nodes took part
+            continue
         honest = [images for node, images in recorded.items() if node not in run.byzantine] or list(recorded.values())
         low, high = _contrast(honest)
         for node, images in recorded.items():

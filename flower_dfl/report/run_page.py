@@ -214,6 +214,8 @@ def _picture(draw: Any, run: Run) -> Any:  # noqa: ANN401 - one of the two funct
         return draw(run)
     except DflError as error:
         return {"reason": str(error)}
+    except Exception as error:  # a user's own data and attacks are called
+        return {"reason": f"{type(error).__name__}: {error}"}
 
 
 def _table(charts: Sequence[Chart], rounds: Sequence[int]) -> dict[str, Any]:
@@ -233,7 +235,7 @@ def _configuration(run: Run) -> dict[str, Any]:
     defaults: Mapping[str, Any] = flatten(RunConfig())
     settings = {key: value for key, value in run.settings.items() if key != "results-dir"}
     environment = run.environment
-    engine = environment.get("engine")
+    engine = str(environment.get("engine") or "").partition("+")[0]  # its transport is a setting
     named = {"flower-dfl": environment.get("code_version"), "Python": environment.get("python")}
     versions = named | dict(environment.get("packages", {})) | {"on": environment.get("platform")}
     return {
@@ -243,7 +245,7 @@ def _configuration(run: Run) -> dict[str, Any]:
             if defaults.get(key) != value
         ],
         "settings": list(settings.items()),
-        "repeat": "flower-dfl run config.toml" + (f" --engine {shlex.quote(str(engine))}" if engine else ""),
+        "repeat": "flower-dfl run config.toml" + (f" --engine {shlex.quote(engine)}" if engine else ""),
         "command": shlex.join(map(str, environment.get("command", []))),
         "started": str(environment.get("started", "")),
         "versions": [(name, value) for name, value in versions.items() if value],

@@ -1,7 +1,7 @@
 """The cells of a sweep on disk.
 
 The run folders are the truth, nothing else is: a cell is complete when a run folder in it says ``completed`` and holds
-the cell's settings. ``sweep.json`` only says which cells belong to the sweep.
+the cell's settings. ``sweep.json`` only says which cells belong to the sweep, and why one failed that left no record.
 """
 
 import hashlib
@@ -141,7 +141,7 @@ def _all_cells(folder: Path) -> Iterator[Cell]:
     index = folder / "sweep.json"
     if index.exists():
         for entry in json.loads(index.read_text(encoding="utf-8"))["cells"]:
-            yield _cell(entry["name"], folder / entry["folder"])
+            yield _cell(entry, folder / entry["folder"])
         return
     runs = sorted(path.parent for path in folder.rglob("summary.json") if (path.parent / "config.toml").exists())
     if not runs:
@@ -150,7 +150,11 @@ def _all_cells(folder: Path) -> Iterator[Cell]:
         yield Cell(str(run.relative_to(folder)), run, read_settings(run / "config.toml"), read_summary(run))
 
 
-def _cell(name: str, folder: Path) -> Cell:
+def _cell(entry: Mapping[str, Any], folder: Path) -> Cell:
+    """Return a cell; of one that failed without saying so in its records, what the sweep was told."""
     runs = runs_of(folder)
     run = completed_run(folder) or (runs[-1] if runs else folder)
-    return Cell(name, run, read_settings(folder / "settings.toml"), read_summary(run))
+    summary = read_summary(run)
+    if entry.get("status") == "failed" and summary.get("status", "running") == "running":
+        summary |= {"status": "failed", "error": entry.get("error")}
+    return Cell(entry["name"], run, read_settings(folder / "settings.toml"), summary)

@@ -28,7 +28,7 @@ from flower_dfl.checkpoint import load_checkpoint, recorded_config
 from flower_dfl.code_version import code_version
 from flower_dfl.config import nest
 from flower_dfl.engines.guardian import Family
-from flower_dfl.errors import ResumeError
+from flower_dfl.errors import ConfigurationError, ResumeError
 from flower_dfl.records import check_records
 from flower_dfl.sweeps.cells import code_of, completed_run, matching_runs
 from flower_dfl.sweeps.definition import PlannedCell, Sweep
@@ -111,9 +111,14 @@ def run_sweep(
         report: Called at the start and whenever a cell starts or ends.
 
     Raises:
+        ConfigurationError: The folder cannot be written.
         DflError: Another process runs a sweep in this folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lock").touch()
+    except OSError as error:
+        raise ConfigurationError(f"cannot write to the sweep folder {folder}: {error.strerror}") from error
     with locked(folder / "lock", f"the sweep folder {folder}"):
         return _Session(sweep, folder, backend, report).run()
 
@@ -132,6 +137,7 @@ class _Session:
         }
         self._began: dict[Path, float] = {}
         self._durations: list[float] = []
+        self._errors: dict[str, str] = {}
 
     def run(self) -> dict[str, str]:
         waiting = deque(path for path, cell in self._cells.items() if self._statuses[cell.name] == "waiting")
@@ -153,6 +159,7 @@ class _Session:
         self._began[path] = time.monotonic()
         self._backend.start(path)
         self._statuses[self._cells[path].name] = "running"
+        self._errors.pop(self._cells[path].name, None)
         self._publish()
 
     def _end(self, ended: Ended) -> None:
@@ -160,6 +167,8 @@ class _Session:
         seconds = time.monotonic() - self._began.pop(ended.folder)
         self._durations.append(seconds)
         self._statuses[name] = "failed" if ended.error else "completed"
+        if ended.error:
+            self._errors[name] = ended.error
         self._publish(cell=name, seconds=seconds, error=ended.error)
 
     def _publish(self, **last: Any) -> None:  # noqa: ANN401 - fields of Progress
@@ -180,6 +189,7 @@ class _Session:
                 "folder": str(path.relative_to(self._folder)),
                 "status": self._statuses[cell.name],
             }
+            | ({"error": self._errors[cell.name]} if cell.name in self._errors else {})
             for path, cell in self._cells.items()
         ]
         write_text(self._folder / "sweep.json", json.dumps({"definition": self._sweep.text, "cells": cells}, indent=1))

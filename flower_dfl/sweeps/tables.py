@@ -199,13 +199,19 @@ def aggregate(
 def notes(complete: Sequence[Cell], unfinished: Sequence[Cell]) -> list[str]:
     """Say what is missing from tables of these cells, and whether different code made them."""
     seeds = sorted({cell.settings["seed"] for cell in complete})
-    span = f", seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f", seed {seeds[0]}" if seeds else ""
-    found = [f"{len(complete)} of {len(complete) + len(unfinished)} cells complete{span}"]
+    found = [f"{len(complete)} of {len(complete) + len(unfinished)} cells complete{_span(seeds)}"]
     found += [f"not complete: {cell.name} ({cell.summary.get('status', 'not started')})" for cell in unfinished]
     versions = sorted({code_of(cell.folder) for cell in complete})
     if len(versions) > 1:
         found.append(f"made by different versions of the code: {', '.join(versions)}")
     return found
+
+
+def _span(seeds: Sequence[int]) -> str:
+    """Return in words which seeds these are, in ascending order."""
+    if len(seeds) > 1 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f", seeds {seeds[0]} to {seeds[-1]}"
+    return f", seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
 
 
 def _entry(group: Sequence[Cell], metric: str) -> Entry | None:

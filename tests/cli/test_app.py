@@ -341,6 +341,14 @@ def test_the_engines_options_are_handed_on(command, monkeypatch, tmp_path):
     assert run_folder(output).startswith(str(tmp_path / "out"))
 
 
+def test_paths_are_printed_as_they_are(command, tmp_path):
+    code, output, _ = command("run", "--engine", "local", "--results-dir", "a [x] :smile: [", *settings())
+
+    assert code == 0
+    assert run_folder(output).startswith(str(tmp_path / "a [x] :smile: ["))
+    assert output.rstrip().endswith(f"results: {run_folder(output)}")
+
+
 def test_the_launcher_of_workers_leaves_the_device_to_them(command, monkeypatch):
     looked_at, run = [], []
     monkeypatch.setattr(app, "experiment_for", lambda config: looked_at.append(config) or experiment_for(config))

@@ -35,6 +35,25 @@ def test_a_brighter_trigger_looks_brighter(tmp_path):
     assert values == [51, 204]
 
 
+def test_all_rows_show_the_same_images(tmp_path):
+    grey = torch.linspace(0.1, 0.9, 20)[:, None, None, None].expand(-1, 1, 28, 28)  # labels 0, 1, ... 9, 0, ...
+    data = LabelledData(grey, torch.arange(20) % 10, 10, (0.0, 1.0))
+
+    draw_triggers(data, tmp_path / "t.png", {"scaling": {"target": 1}, "backdoor": {"target": 2}})
+
+    pixels = np.asarray(Image.open(tmp_path / "t.png").convert("L"))
+    clean, *stamped = [[int(pixels[19 + 106 * row, 6 + 90 * place]) for place in range(8)] for row in range(3)]
+    assert stamped == [clean, clean]
+    assert clean == [int(value * 255 + 0.5) for value in grey[[0, 3, 4, 5, 6, 7, 8, 9], 0, 0, 0].tolist()]
+
+
+def test_without_an_image_of_another_label_it_is_an_error(tmp_path):
+    data = LabelledData(torch.zeros(4, 1, 28, 28), torch.ones(4, dtype=torch.long), 10, (0.0, 1.0))
+
+    with pytest.raises(DflError, match=r"^expected images of other labels than the targets, got labels \[1\]$"):
+        draw_triggers(data, tmp_path / "t.png", {"scaling": {"target": 1}})
+
+
 def test_a_file_that_is_no_picture_or_cannot_be_written_is_a_clear_error(tmp_path):
     with pytest.raises(ConfigurationError, match=r"^a picture ends in \.png, .*, got 'x\.txt'$"):
         draw_triggers(_black_images(), tmp_path / "x.txt", {"scaling": {}})

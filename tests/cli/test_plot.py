@@ -1,11 +1,16 @@
 import builtins
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from flower_dfl.cli.plot import MetricName
 from flower_dfl.figures.series import METRICS
+from flower_dfl.sweeps.definition import load_sweep
 from tests.figures.recorded import write_run
+
+ROOT = Path(__file__).parents[2]
 
 pytest.importorskip("matplotlib", reason="needs the extra flower-dfl[report]")
 
@@ -135,6 +140,18 @@ def test_a_folder_with_nothing_complete_is_an_error(command, tmp_path):
 
     assert code == 2
     assert errors == "error: none of the 1 runs in runs is complete\n"
+
+
+def test_the_readmes_figures_of_the_example_are_drawn(command, tmp_path):
+    for cell in load_sweep(ROOT / "experiments" / "sweep_example" / "sweep.toml").cells:
+        rate = None if cell.settings["attack.name"] != "scaling" else 0.1
+        write_run(tmp_path / "runs" / "sweep" / cell.folder, dict(cell.settings), 0.5, rate)
+    (line,) = re.findall(r"^flower-dfl plot .*", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+    code, output, errors = command(*shlex.split(line, comments=True)[1:])
+
+    assert code == 0, errors
+    assert "accuracy-by-round.png" in output
 
 
 def test_without_matplotlib_the_error_names_the_extra(command, sweep, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -156,6 +157,7 @@ def test_flowers_processes_start_elsewhere_but_find_what_relative_paths_named(tm
 
     assert told["PYTHONPATH"].split(os.pathsep) == [str(tmp_path), str(tmp_path / "src"), "/else/where"]
     assert told["FLOWER_DFL_DATA"] == str(tmp_path / "data")
+    assert json.loads(told["FLOWER_DFL_COMMAND"]) == sys.argv
 
 
 @pytest.mark.parametrize(

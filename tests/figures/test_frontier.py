@@ -35,6 +35,12 @@ def test_a_rule_stands_where_its_worst_attacks_put_it():
     assert found == Standing("krum", pytest.approx(0.4), pytest.approx(0.9), efficient=True)
 
 
+def test_what_a_rule_does_to_itself_without_an_attack_is_no_attacks_doing():
+    (found,) = standings([cell("krum", "none", 0.5, None), cell("krum", "scaling", 0.6, 0.1)])
+
+    assert found == Standing("krum", 0.6, 0.1, efficient=True)
+
+
 def test_the_front_holds_the_rules_that_no_other_beats():
     # a and b trade accuracy for rate; c equals b; d is worse than b in one; e is worse in both.
     numbers = {"a": (0.9, 0.5), "b": (0.6, 0.1), "c": (0.6, 0.1), "d": (0.6, 0.2), "e": (0.5, 0.6)}

@@ -17,6 +17,10 @@ from .conftest import edge_line, four_nodes, node_line
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
 
 
+def broken():
+    raise ZeroDivisionError("mine")
+
+
 def text_of(folder):
     return write_report(folder).read_text(encoding="utf-8")
 
@@ -130,6 +134,21 @@ def test_the_command_that_repeats_the_run_is_quoted(make_run):
 
     assert "flower-dfl run config.toml --engine local" in page
     assert "flower-dfl run &#39;a b&#39;" in page
+
+
+@pytest.mark.parametrize("transport", ["mailbox", "relay"])
+def test_the_command_that_repeats_a_run_names_an_engine_that_there_is(make_run, transport):
+    folder = make_run(*four_nodes())
+    (folder / "environment.json").write_text(json.dumps({"engine": f"flower+{transport}"}))
+
+    assert "flower-dfl run config.toml --engine flower<" in text_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [("no_such_module:load", "no_such_module"), (f"{__name__}:broken", "ZeroDivisionError: mine")]
+)
+def test_where_a_users_own_data_fail_the_page_says_so_and_is_there(make_run, data, said):
+    assert said in text_of(make_run(*four_nodes(), data__name=data))
 
 
 def test_a_frame_holds_receiver_sender_and_code(make_run):

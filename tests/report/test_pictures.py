@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from flower_dfl.config import DataConfig
 from flower_dfl.data.loading import load, partition
 from flower_dfl.errors import DataError, DflError
+from flower_dfl.report import pictures
 from flower_dfl.report.pictures import draw_dummies, draw_trigger
 from flower_dfl.report.reading import read_run
 
@@ -53,6 +54,15 @@ def test_an_attack_without_a_trigger_has_no_picture(make_run):
         draw_trigger(read_run(make_run(*four_nodes(), attack__name="alie")))
 
 
+def test_without_an_image_to_stamp_the_page_says_why(make_run, monkeypatch):
+    run = read_run(make_run(*four_nodes(), attack__params="target = 3"))
+    train, test = load(DataConfig())
+    monkeypatch.setattr(pictures, "load", lambda config: (train, test.subset(torch.nonzero(test.labels == 3)[:, 0])))
+
+    with pytest.raises(DflError, match="there is no test image of another label than the target, 3"):
+        draw_trigger(run)
+
+
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
 def test_data_that_are_not_there_are_never_downloaded(make_run, tmp_path, name, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was used"))
@@ -90,6 +100,12 @@ def test_a_node_that_sent_nothing_in_a_round_has_no_dummy_image(digests):
     rows = draw_dummies(read_run(digests)).rows
 
     assert [sorted(row.dummies) for row in rows] == [[1, 3], [1, 2, 3], [1, 3], [1, 3]]
+
+
+def test_a_round_in_which_no_chosen_node_took_part_is_empty(digests):
+    save_file({"node-7": torch.zeros(10, 2, 784)}, digests / "digests" / "round-2.safetensors")
+
+    assert [sorted(row.dummies) for row in draw_dummies(read_run(digests)).rows] == [[1, 3]] * 4
 
 
 def test_dummy_data_of_another_shape_are_not_shown(digests):

@@ -11,6 +11,7 @@ import sys
 import threading
 import tomllib
 from io import StringIO
+from unittest.mock import ANY
 
 import psutil
 import pytest
@@ -20,11 +21,11 @@ from rich.console import Console
 from flower_dfl.cli.sweep import _Display
 from flower_dfl.config import nest, parse
 from flower_dfl.engines.local import run_local
-from flower_dfl.errors import DflError
+from flower_dfl.errors import ConfigurationError, DflError
 from flower_dfl.sweeps.cells import runs_of, settings_of
 from flower_dfl.sweeps.processes import locked
 from flower_dfl.sweeps.running import LocalProcesses, Progress, next_command, outcome, run_sweep
-from flower_dfl.sweeps.tables import aggregate, read_cells, unfinished_cells
+from flower_dfl.sweeps.tables import aggregate, notes, read_cells, unfinished_cells
 from tests.sweeps.conftest import BASE, flower_dfl, planned, wait_for, write_run, write_sweep
 
 RULES = '''
@@ -130,7 +131,30 @@ def test_a_cell_that_fails_is_told_with_its_last_line_and_the_others_go_on(workp
     assert "3/3 completed average (" in lines[3]
     assert lines[4].startswith("1 of 3 cells complete")
     assert [cell.name for cell in read_cells(workplace / "out")] == ["average"]
-    assert [cell.summary["status"] for cell in unfinished_cells(workplace / "out")] == ["failed", "running"]
+    assert [cell.summary["status"] for cell in unfinished_cells(workplace / "out")] == ["failed", "failed"]
+    assert [cell.summary["error"] for cell in unfinished_cells(workplace / "out")] == [ANY, "ended by signal 9"]
+
+
+def test_a_cell_that_fails_before_it_has_a_record_is_remembered_with_its_cause_until_it_starts_again(workplace):
+    sweep = planned(workplace, """
+        [matrix]
+        "data.name" = ["har"]
+        "data.root" = ["later"]
+    """)  # fmt: skip
+
+    statuses = run_sweep(sweep, workplace / "out", LocalProcesses(1, "local"))
+
+    (cell,) = unfinished_cells(workplace / "out")
+    assert list(statuses.values()) == [cell.summary["status"]] == ["failed"]
+    assert "later" in cell.summary["error"]
+    assert notes([], [cell]) == ["0 of 1 cells complete", f"not complete: {cell.name} (failed)"]
+
+
+def test_a_folder_that_cannot_be_written_is_a_wrong_setting(workplace):
+    (workplace / "file").touch()
+
+    with pytest.raises(ConfigurationError, match=r"^cannot write to the sweep folder .*file: File exists$"):
+        run_sweep(planned(workplace, "[matrix]\nseed = [1]\n"), workplace / "file", LocalProcesses(1, "local"))
 
 
 def test_a_cell_that_was_killed_goes_on_from_its_checkpoint(workplace):

@@ -174,6 +174,17 @@ def test_runs_that_are_not_complete_are_not_averaged_but_told(folder):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [([0, 1, 2], "seeds 0 to 2"), ([3, 4], "seeds 3 to 4"), ([0, 7], "seeds 0, 7"), ([5], "seed 5")],
+)
+def test_only_seeds_that_follow_one_another_are_a_range(tmp_path, seeds, said):
+    for seed in seeds:
+        write_run(tmp_path / str(seed), {"seed": seed}, {"honest_accuracy_mean": 0.0})
+
+    assert notes(read_cells(tmp_path), [])[0] == f"{len(seeds)} of {len(seeds)} cells complete, {said}"
+
+
 def test_cells_of_different_code_are_told(folder):
     for name, code in (("krum-ipm-0", "0.1.0+aa"), ("krum-ipm-1", "0.1.0+bb")):
         (folder / name / "environment.json").write_text(json.dumps({"code_version": code}))
