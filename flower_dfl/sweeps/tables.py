@@ -198,7 +198,7 @@ def aggregate(
 
 def notes(complete: Sequence[Cell], unfinished: Sequence[Cell]) -> list[str]:
     """Say what is missing from tables of these cells, and whether different code made them."""
-    seeds = sorted({cell.settings["seed"] for cell in complete})
+    seeds = sorted({int(cell.settings["seed"]) for cell in complete})
     found = [f"{len(complete)} of {len(complete) + len(unfinished)} cells complete{_span(seeds)}"]
     found += [f"not complete: {cell.name} ({cell.summary.get('status', 'not started')})" for cell in unfinished]
     versions = sorted({code_of(cell.folder) for cell in complete})
