@@ -12,13 +12,12 @@ from published import PUBLISHED, SUSPICIOUS
 from running import folder_of
 from study import UNTOUCHED, StudyCell
 
-from flower_dfl.figures.frontier import count_seeds, draw_frontier, standings
+from flower_dfl.figures.frontier import compared, draw_frontier
 from flower_dfl.figures.lines import draw_lines
 from flower_dfl.figures.matrix import Matrix, draw_matrix
-from flower_dfl.figures.meetings import count_attacks
-from flower_dfl.figures.series import BYZANTINE_SHARE, METRICS, ROUND, Line, Panel, Point, with_parameters
+from flower_dfl.figures.series import BYZANTINE_SHARE, METRICS, ROUND, Line, Panel, Point
 from flower_dfl.records import read_lines
-from flower_dfl.sweeps.cells import Cell, read_summary
+from flower_dfl.sweeps.cells import read_summary
 
 __all__ = ["Result", "byzantine_nodes", "comparable", "earlier_entries", "read_results", "write_study"]
 
@@ -129,6 +128,8 @@ def _figure(name: str, entries: Mapping[Key, Entry], results: Sequence[Result]) 
     """Return the figure of a study; None if it has none, or not from what is at hand."""
     if name == "matrix":
         return draw_matrix(_matrices(entries))
+    if name == "frontier":
+        return _frontier(entries)
     if name in _FIGURES:
         x, label, found = _FIGURES[name](entries)
         panels = [panel for panel in found if len({point.x for line in panel.lines for point in line.points}) > 1]
@@ -137,10 +138,28 @@ def _figure(name: str, entries: Mapping[Key, Entry], results: Sequence[Result]) 
         return None
     if name == "figure2":
         return draw_lines(_over_rounds(results), ROUND, "honest accuracy", "rule", "min-max")
-    if name == "frontier" and (fair := comparable(results)):
-        cells = [with_parameters(Cell(r.cell.plan.name, r.folder, r.cell.plan.settings, r.summary)) for r in fair]
-        return draw_frontier(standings(cells), count_attacks(cells), count_seeds(cells))
     return None
+
+
+def _frontier(entries: Mapping[Key, Entry]) -> Figure | None:
+    """Return every rule's worst cases over the attacks that all rules have met with the same seeds.
+
+    None where no such attack has a trigger. Rules that nobody can influence are judged by what they have met of these.
+    """
+    met: dict[str, dict[str, Entry]] = {}
+    for (*_, attack, rule), entry in entries.items():
+        if attack != "none":
+            met.setdefault(attack, {})[rule] = entry
+    judged = {key.rule for key in entries} - UNTOUCHED
+    fair = [of for of in met.values() if of.keys() >= judged and len({of[rule].seeds for rule in judged}) == 1]
+    accuracies: dict[str, list[float]] = {}
+    rates: dict[str, list[float]] = {}
+    for rule, entry in (pair for of in fair for pair in of.items()):
+        for found, spread in ((accuracies, entry.accuracy), (rates, entry.rate)):
+            found.setdefault(rule, []).extend([spread.mean / 100] if spread else [])
+    worst = {rule: (min(accuracies[rule]), max(rates[rule])) for rule in sorted(rates) if rates[rule]}
+    counts = [len(entry.seeds) for of in fair for entry in of.values()]
+    return draw_frontier(compared(worst), len(fair), (min(counts), max(counts))) if worst else None
 
 
 def comparable(results: Sequence[Result]) -> list[Result]:

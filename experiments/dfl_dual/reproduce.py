@@ -45,7 +45,7 @@ def main() -> None:
     for key, attribute in (("models", "model"), ("data", "data"), ("attacks", "attack"), ("rules", "rule")):
         known = {getattr(cell, attribute) for cells in studies.values() for cell in cells}
         if unknown := [name for name in chosen[key] if name not in known]:
-            parser.error(f"--{key}: {unknown[0]!r} is in none of these studies; there are {', '.join(sorted(known))}")
+            parser.error(f"--{key}: {unknown[0]!r} is in none of these studies; there are {sorted(known)}")
     wanted = {name: list(cells_of(STUDIES[name], arguments.profile, **chosen)) for name in arguments.study}
     if not any(wanted.values()):
         parser.error("the studies have no run in which all of these meet")

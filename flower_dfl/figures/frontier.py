@@ -19,7 +19,7 @@ from flower_dfl.figures.series import METRICS, value_of
 from flower_dfl.figures.style import BYZANTINE, HONEST, house_style
 from flower_dfl.sweeps.tables import Cell
 
-__all__ = ["Standing", "count_seeds", "draw_frontier", "standings"]
+__all__ = ["Standing", "compared", "count_seeds", "draw_frontier", "standings"]
 
 _ROOM = 6  # pixels around a point that names keep clear of
 
@@ -53,7 +53,11 @@ def standings(cells: Sequence[Cell]) -> tuple[Standing, ...]:
     """
     rules = meetings(cells)
     _check_same_attacks(rules)
-    worst = {name: _worst(name, attacks) for name, attacks in sorted(rules.items())}
+    return compared({name: _worst(name, attacks) for name, attacks in sorted(rules.items())})
+
+
+def compared(worst: Mapping[str, tuple[float, float]]) -> tuple[Standing, ...]:
+    """Return where rules stand whose lowest accuracy and largest attack success rate are known."""
     return tuple(
         Standing(name, accuracy, rate, not any(_beats(other, (accuracy, rate)) for other in worst.values()))
         for name, (accuracy, rate) in worst.items()
@@ -169,9 +173,9 @@ def _label(axes: Axes, found: Iterable[Standing]) -> None:
         note.set_in_layout(False)
         place = min(
             _places_around(spot, note.get_window_extent()),
-            key=lambda box: (_is_outside(box, axes.bbox), sum(box.overlaps(other) for other in taken)),
+            key=lambda box: (_is_outside(box, axes.bbox), sum(map(box.overlaps, taken))),
         )
-        taken.append(place)
+        taken.append(place.padded(1))
         across, up = (np.add(place.p0, place.p1) - np.add(spot.p0, spot.p1)) / 2 / point
         note.set_position((float(across), float(up)))
 
@@ -179,7 +183,7 @@ def _label(axes: Axes, found: Iterable[Standing]) -> None:
 def _places_around(spot: Bbox, text: Bbox) -> Iterator[Bbox]:
     """Return boxes of the text's size around a spot, the nearest first."""
     x, y = np.add(spot.p0, spot.p1) / 2
-    for radius in range(_ROOM + 2, 12 * _ROOM, _ROOM):
+    for radius in range(_ROOM + 2, 30 * _ROOM, _ROOM):
         for step in range(16):
             across, up = cos(pi * step / 8), sin(pi * step / 8)
             left = x + across * (radius + text.width / 2) - text.width / 2

@@ -1,5 +1,6 @@
 """Attacks for a usual Flower app with a server in the middle: as a client mod, and for the app's own data loading."""
 
+import logging
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -13,8 +14,11 @@ from flower_dfl.errors import ConfigurationError
 from flower_dfl.integrations.screening import SERVER, Layout
 from flower_dfl.protocols import Attack
 from flower_dfl.types import AttackContext, AttackView, Knowledge, LabelledData, Learner, NodeId, Update
+from flower_dfl.vectors import all_finite
 
 __all__ = ["attack_mod", "poisoned"]
+
+_logger = logging.getLogger(__name__)
 
 
 def attack_mod(
@@ -31,8 +35,9 @@ def attack_mod(
 
     The client trains as usual; in the reply to a training message its arrays are then replaced by what the attack
     crafts from them and from the arrays received. Only clients whose ``partition-id`` is in ``nodes`` attack; other
-    messages, other clients and replies that carry an error pass unchanged. Metrics pass unchanged as well. For
-    backdoors the training data must be poisoned too: :func:`poisoned`.
+    messages, other clients and replies that carry an error pass unchanged, and so does a model that is not finite, from
+    which nothing can be crafted. Metrics pass unchanged as well. For backdoors the training data must be poisoned too:
+    :func:`poisoned`.
 
     The vector is the float32 arrays by sorted key, running statistics of normalisation layers included; other arrays
     are sent as trained. The round is the server's ``server-round``. The receiver is the server, whose neighbours are
@@ -54,7 +59,8 @@ def attack_mod(
 
     Raises:
         ConfigurationError: The attack needs to know other clients; while running: the node has no ``partition-id``,
-            the message has no round or arrays, or the arrays are not the same float32 arrays as those received.
+            the message has no round or arrays, the arrays are not the same float32 arrays as those received, or the
+            attack crafts a vector of another shape or type.
         UnknownComponentError: There is no such attack.
 
     Example:
@@ -72,18 +78,27 @@ def attack_mod(
         received, trained = (_arrays(m, arrayrecord_key) for m in (message, reply))
         server_round = _setting(message.content.config_records.get(configrecord_key, {}), "server-round")
         layout = Layout(trained)
-        own = Update(node, server_round, layout.own_vector(trained), layout.own_vector(_like(received, trained)))
+        vector, base = _vector(layout, trained), _vector(layout, _like(received, trained))
+        if not (all_finite(vector) and all_finite(base)):
+            _logger.warning("round %d: partition %d trains no finite model and sends it as it is", server_round, node)
+            return reply
+        own = Update(node, server_round, vector, base)
         ctx = _context(
             node,
             server_round,
             attackers,
             num_rounds=num_rounds,
             seed=seed,
-            base=own.base,
+            base=base,
             num_partitions=_setting(context.node_config, "num-partitions"),
         )
-        vector = built.craft(AttackView(own, (own,), ()), SERVER, ctx)
-        reply.content[arrayrecord_key] = layout.record(vector)
+        crafted = built.craft(AttackView(own, (own,), ()), SERVER, ctx).detach()
+        if (crafted.shape, crafted.dtype) != (vector.shape, vector.dtype):
+            raise ConfigurationError(
+                f"{type(built).__name__} must craft a vector of shape {tuple(vector.shape)} and type {vector.dtype}, "
+                f"got {tuple(crafted.shape)} and {crafted.dtype}"
+            )
+        reply.content[arrayrecord_key] = layout.record(crafted)
         return reply
 
     return mod
@@ -174,6 +189,13 @@ def _arrays(message: Message, key: str) -> ArrayRecord:
     if not isinstance(record, ArrayRecord):
         raise ConfigurationError(f"expected arrays under {key!r}, got {sorted(message.content)}")
     return record
+
+
+def _vector(layout: Layout, record: ArrayRecord) -> Tensor:
+    try:
+        return layout.values(record)
+    except ValueError as error:
+        raise ConfigurationError(f"attack_mod: the arrays received and sent must be alike: {error}") from error
 
 
 def _like(received: ArrayRecord, trained: ArrayRecord) -> ArrayRecord:

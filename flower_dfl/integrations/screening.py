@@ -92,16 +92,21 @@ class Layout:
         """Return the vector ``(d,)`` of a record that a client sent; anything may be wrong with it.
 
         Raises:
-            ValueError: It is malformed; the message says how. The bytes of an array may raise other exceptions.
+            ValueError: It is malformed or not finite; the message says how. The bytes of an array may raise other
+                exceptions.
         """
-        if set(record) != set(self.template):
-            raise ValueError("not the keys of the server's model")
-        vector = torch.from_numpy(
-            np.concatenate([_values(key, record[key], self.template[key].shape) for key in self.keys])
-        )
+        vector = self.values(record)
         if not all_finite(vector):
             raise ValueError("not finite")
         return vector
+
+    def values(self, record: ArrayRecord) -> Tensor:
+        """Return the vector ``(d,)`` as :meth:`read` does, which may hold values that are not finite."""
+        if set(record) != set(self.template):
+            raise ValueError("not the keys of the server's model")
+        return torch.from_numpy(
+            np.concatenate([_values(key, record[key], self.template[key].shape) for key in self.keys])
+        )
 
     def record(self, vector: Tensor) -> ArrayRecord:
         """Return the record of a vector, in the order of the server's keys."""

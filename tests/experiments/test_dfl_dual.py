@@ -273,6 +273,37 @@ def test_the_worst_of_all_attacks_stands_above_the_table(study, tmp_path):
     assert f"| fashion-mnist | fc |  | trust-anchored | 1 to 2 | {worst}" in path.read_text(encoding="utf-8")
 
 
+def test_the_frontier_is_drawn_from_its_table_and_is_about_attacks(study, tmp_path):
+    import reporting
+    from entries import Entry, Key, Spread
+
+    found = {  # accuracy and attack success rate, in per cent
+        ("none", "krum"): (10, None),  # no attack is no worst case
+        ("none", "ios"): (90, None),
+        ("label-flip", "krum"): (60, None),
+        ("label-flip", "ios"): (70, None),
+        ("backdoor", "krum"): (80, 20),
+        ("backdoor", "ios"): (65, 40),
+        ("backdoor", "oracle"): (85, 1),
+        ("drip 0.4", "krum"): (1, 99),  # ios has met other seeds
+        ("drip 0.4", "ios"): (1, 99),
+        ("scaling", "krum"): (2, 98),  # and this attack not at all
+    }
+    entries = {}
+    for (attack, rule), (accuracy, rate) in found.items():
+        seeds = frozenset({0} if (attack, rule) == ("drip 0.4", "ios") else {0, 1})
+        spreads = [None if value is None else Spread(value, 0.0, value) for value in (accuracy, rate)]
+        entries[Key("fashion-mnist", "fc", "", attack, rule)] = Entry(seeds, *spreads, (), 1.0)
+
+    figure = reporting._frontier(entries)
+
+    (axes,) = figure.axes
+    points = {tuple(map(float, point)) for group in axes.collections for point in group.get_offsets()}
+    assert points == {(0.2, 0.6), (0.4, 0.65), (0.01, 0.85)}
+    assert axes.get_xlabel() == "attack success rate, worst of 2 attacks"
+    assert reporting._frontier({key: e for key, e in entries.items() if key.attack == "label-flip"}) is None
+
+
 def test_a_study_without_backdoors_has_no_worst_attack_success(study, tmp_path):
     import reporting
 

@@ -34,6 +34,7 @@ SENT = arrays([[1, 1], [1, 1]], [0, 0])
 TRAINED = arrays([[2, 0.5], [1, 1]], [0, 1], steps=7)
 OTHER = ArrayRecord({"other": Array(np.zeros(2, np.float32))})
 SMALL = arrays([1, 1], [0, 0])
+DOUBLE = ArrayRecord({key: Array(array.numpy().astype(np.float64)) for key, array in SENT.items()})
 
 
 def task(message_type="train", server_round=3, received=SENT):
@@ -158,6 +159,7 @@ def test_unknown_attacks_and_parameters_without_a_name_are_refused():
         ({}, {"partition-id": 1, "num-partitions": 5}, MetricRecord({"a": 0.5}), "expected arrays under 'arrays'"),
         ({"received": OTHER}, {"partition-id": 1, "num-partitions": 5}, TRAINED, "did not send: .*bias"),
         ({"received": SMALL}, {"partition-id": 1, "num-partitions": 5}, TRAINED, "not the same shapes"),
+        ({"received": DOUBLE}, {"partition-id": 1, "num-partitions": 5}, TRAINED, "must be alike: .*not float32"),
     ],
 )
 def test_what_the_mod_needs_and_does_not_find_is_named(changes, config, reply, error):
@@ -166,6 +168,42 @@ def test_what_the_mod_needs_and_does_not_find_is_named(changes, config, reply, e
 
     with pytest.raises(ConfigurationError, match=error):
         attack_mod(Scaling(), nodes=NODES)(task(**changes), Context(1, 77, config, RecordDict(), {}), answers)
+
+
+@dataclass(frozen=True)
+class Crafts(Attack):
+    vector: torch.Tensor
+
+    def craft(self, view, receiver, ctx):
+        return self.vector
+
+
+@pytest.mark.parametrize("crafted", [torch.zeros(5), torch.zeros(7), torch.zeros(6, dtype=torch.float64)])
+def test_a_vector_of_another_form_is_the_attacks_error(crafted):
+    # cut to size it would be sent, and a double would be dropped by the server as if the rule had done it
+    mod = attack_mod(Crafts(crafted), nodes=NODES)
+
+    with pytest.raises(ConfigurationError, match=r"Crafts must craft a vector of shape \(6,\) and type torch.float32"):
+        mod(task(), client(), trains)
+
+
+def test_a_vector_that_requires_gradients_is_sent():
+    mod = attack_mod(Crafts(torch.arange(6.0).requires_grad_()), nodes=NODES)
+
+    assert numbers(mod(task(), client(), trains)) == {"bias": [0, 1], "weight": [[2, 3], [4, 5]], "steps": 7}
+
+
+@pytest.mark.parametrize(
+    ("received", "sent"),
+    [(SENT, arrays([[np.nan, 1], [1, 1]], [0, 0])), (arrays([[np.inf, 1], [1, 1]], [0, 0]), TRAINED)],
+)
+def test_models_that_are_not_finite_are_sent_as_they_are(received, sent):
+    def answers(message, context):
+        return Message(RecordDict({"arrays": sent}), reply_to=message)
+
+    reply = attack_mod(Scaling(), nodes=NODES)(task(received=received), client(), answers)
+
+    assert reply.content["arrays"] is sent
 
 
 def images():
