@@ -415,11 +415,11 @@ def test_a_study_whose_runs_fail_says_so(tmp_path):
     [
         (
             ["--attacks", "krum-attack"],
-            "--attacks: 'krum-attack' is in none of these studies; there are back-gradient, ",
+            "--attacks: 'krum-attack' is in none of these studies; there are ['back-gradient', '",
         ),
         (
             ["--data", "fashionmnist"],
-            "--data: 'fashionmnist' is in none of these studies; there are fashion-mnist, mnist",
+            "--data: 'fashionmnist' is in none of these studies; there are ['fashion-mnist', 'mnist']",
         ),
         (["--models", "lr", "--data", "fashion-mnist"], "the studies have no run in which all of these meet"),
     ],
