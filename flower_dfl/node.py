@@ -504,6 +504,22 @@ def _train(
     return half_step, trained.integer_buffers
 
 
+_CARRIED = frozenset(
+    {
+        torch.float16,
+        torch.float32,
+        torch.float64,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.uint8,
+        torch.bool,
+    }
+)
+"""Types that every transport carries; what is not float32 arrives and is dropped there."""
+
+
 def _attack_letters(
     experiment: Experiment, node: NodeId, round: int, view: AttackView, transport: Transport
 ) -> dict[NodeId, Update]:
@@ -517,6 +533,11 @@ def _attack_letters(
     distinct: list[Update] = []
     for receiver in sorted(context.neighbours[node] - experiment.network.byzantine):
         vector = attack.craft(view, receiver, context).detach()
+        if vector.layout != torch.strided or vector.dtype not in _CARRIED:
+            raise ConfigurationError(
+                f"attack {experiment.config.attack.name!r} must craft a vector of a type that every engine can carry, "
+                f"float32 if it is to arrive; got {vector.dtype}, {vector.layout}"
+            )
         letter = next((known for known in distinct if torch.equal(known.vector, vector)), None)
         if letter is None:
             letter = replace(view.own, vector=vector)

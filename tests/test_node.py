@@ -690,6 +690,15 @@ def test_an_attackers_malformed_message_is_rejected_and_stops_nobody():
     assert torch.allclose(start(transport, 0), sum(half_steps(transport, HONEST)) / 3, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "vector",
+    [torch.zeros(18, dtype=torch.bfloat16), torch.zeros(18, dtype=torch.complex64), torch.zeros(18).to_sparse()],
+)
+def test_a_message_that_some_engine_cannot_carry_is_the_attacks_error_on_every_engine(vector):
+    with pytest.raises(ConfigurationError, match=r"attack 'scaling' must craft a vector .* got torch\."):
+        one_round(build(attack=Sends(vector)))
+
+
 def test_an_attacker_is_told_the_graph_and_the_round():
     experiment = build(attack=Poisoner(), byzantine=(2, 3), graph=nx.cycle_graph(4), seed=7)
 
