@@ -134,9 +134,7 @@ def _figure(name: str, entries: Mapping[Key, Entry], results: Sequence[Result]) 
         x, label, found = _FIGURES[name](entries)
         panels = [panel for panel in found if len({point.x for line in panel.lines for point in line.points}) > 1]
         return draw_lines(panels, x, label, "rule", "deviation") if panels else None
-    if sum(len(entry.seeds) for entry in entries.values()) > len(results):
-        return None
-    if name == "figure2":
+    if name == "figure2" and sum(len(entry.seeds) for entry in entries.values()) <= len(results):
         return draw_lines(_over_rounds(results), ROUND, "honest accuracy", "rule", "min-max")
     return None
 
@@ -152,12 +150,11 @@ def _frontier(entries: Mapping[Key, Entry]) -> Figure | None:
             met.setdefault(attack, {})[rule] = entry
     judged = {key.rule for key in entries} - UNTOUCHED
     fair = [of for of in met.values() if of.keys() >= judged and len({of[rule].seeds for rule in judged}) == 1]
-    accuracies: dict[str, list[float]] = {}
-    rates: dict[str, list[float]] = {}
-    for rule, entry in (pair for of in fair for pair in of.items()):
-        for found, spread in ((accuracies, entry.accuracy), (rates, entry.rate)):
-            found.setdefault(rule, []).extend([spread.mean / 100] if spread else [])
-    worst = {rule: (min(accuracies[rule]), max(rates[rule])) for rule in sorted(rates) if rates[rule]}
+    worst: dict[str, tuple[float, float]] = {}
+    for rule in sorted({rule for of in fair for rule in of}):
+        own = [of[rule] for of in fair if rule in of]
+        if rates := [entry.rate.mean / 100 for entry in own if entry.rate]:
+            worst[rule] = (min(entry.accuracy.mean / 100 for entry in own if entry.accuracy), max(rates))
     counts = [len(entry.seeds) for of in fair for entry in of.values()]
     return draw_frontier(compared(worst), len(fair), (min(counts), max(counts))) if worst else None
 

@@ -93,10 +93,11 @@ def attack_mod(
             num_partitions=_setting(context.node_config, "num-partitions"),
         )
         crafted = built.craft(AttackView(own, (own,), ()), SERVER, ctx).detach()
-        if (crafted.shape, crafted.dtype) != (vector.shape, vector.dtype):
+        form = (vector.shape, vector.dtype, vector.layout)
+        if (crafted.shape, crafted.dtype, crafted.layout) != form:
             raise ConfigurationError(
                 f"{type(built).__name__} must craft a vector of shape {tuple(vector.shape)} and type {vector.dtype}, "
-                f"got {tuple(crafted.shape)} and {crafted.dtype}"
+                f"got {tuple(crafted.shape)} and {crafted.dtype}, {crafted.layout}"
             )
         reply.content[arrayrecord_key] = layout.record(crafted)
         return reply

@@ -178,7 +178,9 @@ class Crafts(Attack):
         return self.vector
 
 
-@pytest.mark.parametrize("crafted", [torch.zeros(5), torch.zeros(7), torch.zeros(6, dtype=torch.float64)])
+@pytest.mark.parametrize(
+    "crafted", [torch.zeros(5), torch.zeros(7), torch.zeros(6, dtype=torch.float64), torch.zeros(6).to_sparse()]
+)
 def test_a_vector_of_another_form_is_the_attacks_error(crafted):
     # cut to size it would be sent, and a double would be dropped by the server as if the rule had done it
     mod = attack_mod(Crafts(crafted), nodes=NODES)
