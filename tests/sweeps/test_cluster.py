@@ -7,12 +7,12 @@ import tarfile
 
 import psutil
 import pytest
-from ray.cluster_utils import Cluster
 
 from flower_dfl.errors import StorageError, TransportError
 from flower_dfl.sweeps import cluster as sweeping
 from flower_dfl.sweeps.cluster import pack, unpack
 from flower_dfl.sweeps.tables import read_cells, unfinished_cells
+from tests.integration.launching import ray_cluster
 from tests.sweeps.conftest import flower_dfl, wait_for, write_sweep
 
 RULE = '''
@@ -51,19 +51,12 @@ def workplace(tmp_path, monkeypatch):
 @pytest.fixture
 def cluster(workplace):
     """A head without CPUs, and two machines with one each."""
-    small = {"object_store_memory": 100_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**small, "num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        cluster.add_node(**small, num_cpus=1)
-    yield cluster
-    cluster.shutdown()
+    with ray_cluster({"num_cpus": 0}, {"num_cpus": 1}, {"num_cpus": 1}) as cluster:
+        yield cluster
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # Ray's own test cluster leaves files open
 def test_cells_run_on_all_machines_and_again_where_one_dies(workplace, cluster):
     path = write_sweep(workplace, """
         [matrix]
@@ -77,9 +70,11 @@ def test_cells_run_on_all_machines_and_again_where_one_dies(workplace, cluster):
         "sweep", path, "--engine", "local", "--results-dir", "out", "--ray-address", cluster.address, cwd=workplace
     )
     stuck = psutil.Process(int(wait_for(workplace / "pid", process)))
-    (machine,) = [node for node in cluster.worker_nodes if is_ancestor(node, stuck)]
+    raylets = [child for child in cluster.process.children(recursive=True) if child.name() == "raylet"]
+    machines = sorted(raylets, key=lambda raylet: raylet.create_time())  # the head is the first to start
+    (machine,) = [number for number, raylet in enumerate(machines) if raylet in stuck.parents()]
 
-    cluster.remove_node(machine, allow_graceful=False)
+    cluster.kill(machine)
     output, errors = process.communicate(timeout=400)
 
     assert process.returncode == 1, output + errors
@@ -92,11 +87,6 @@ def test_cells_run_on_all_machines_and_again_where_one_dies(workplace, cluster):
     stuck.wait(100)
     for cell in read_cells(workplace / "out"):
         assert (cell.folder / "checkpoint" / "node-0.safetensors").exists()
-
-
-def is_ancestor(node, process):
-    raylet = node.all_processes["raylet"][0].process.pid
-    return raylet in {parent.pid for parent in process.parents()}
 
 
 @pytest.mark.ray
